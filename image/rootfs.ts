@@ -1,0 +1,200 @@
+/**
+ * Builds the root filesystem of a capsule from Debian packages: `node image/rootfs.ts` prints its directory.
+ * The result is cached under the hash of its inputs and never changes afterwards, because running capsules have it
+ * mounted as the lower layer of an overlay.
+ */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { chmod, lstat, lutimes, mkdir, readdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { suite, suiteSources } from "./apt.ts";
+import { imagePackages } from "./packages.ts";
+import { buildDir, cacheDir } from "./paths.ts";
+import { run } from "./run.ts";
+
+/** Directories that exist in every capsule and hold nothing in the image; mounts go there. */
+const emptyDirectories: readonly (readonly [path: string, mode: number])[] = [
+  ["boot", 0o755], ["dev", 0o755], ["mnt", 0o755], ["perm", 0o755], ["proc", 0o555], ["root", 0o700], ["run", 0o755],
+  ["sys", 0o555], ["tmp", 0o1777], ["var/lib", 0o755], ["var/cache", 0o755], ["var/tmp", 0o1777], ["opt/cni", 0o755],
+];
+
+/** Since /usr was merged, the old directories are links. */
+const mergedUsr = ["bin", "sbin", "lib", "lib64"] as const;
+
+/**
+ * Ensures the root filesystem is in the cache and returns its directory.
+ * @throws {import("./run.ts").CommandError} when a package cannot be fetched; the full output is in build/log/rootfs.log.
+ */
+export async function buildRootfs(): Promise<string> {
+  const target = join(cacheDir, `rootfs-${await inputsHash()}`);
+  if (existsSync(target)) return target;
+  const scratch = join(cacheDir, `.rootfs-${process.pid}`);
+  const debian = join(scratch, "debian");
+  const root = join(scratch, "root");
+  try {
+    await extractDebian(debian);
+    await mkdir(root, { recursive: true });
+    await makeSkeleton(root);
+    const kept = await copyKept(debian, root);
+    await copyLibraries(debian, root, kept);
+    await linkBusybox(root);
+    await writeCaBundle(root);
+    await clampTimes(root);
+    await rename(root, target).catch((error: NodeJS.ErrnoException) => {
+      // Another build was faster; its result is the same.
+      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+    });
+    return target;
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+async function inputsHash(): Promise<string> {
+  const hash = createHash("sha256").update(suite).update(process.arch);
+  for (const file of ["packages.ts", "rootfs.ts"]) hash.update(await readFile(join(import.meta.dirname, file)));
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** All packages and what they depend on, unpacked only: no script of a package runs, and none needs to. */
+async function extractDebian(directory: string): Promise<void> {
+  await mkdir(dirname(directory), { recursive: true });
+  const sources = join(dirname(directory), "debian.sources");
+  await writeFile(sources, await suiteSources());
+  const aptOptions = [
+    'APT::Install-Recommends "false"',
+    'APT::Sandbox::User "root"',
+    'Acquire::Languages "none"',
+    'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false"',
+  ];
+  await run(
+    [
+      "mmdebstrap", "--mode=root", "--variant=extract", `--include=${imagePackages.map((entry) => entry.name).join(",")}`,
+      ...aptOptions.map((option) => `--aptopt=${option}`), suite, directory, sources,
+    ],
+    { logFile: join(buildDir, "log/rootfs.log") },
+  );
+}
+
+async function makeSkeleton(root: string): Promise<void> {
+  for (const name of ["bin", "sbin", "lib", "lib64"]) await mkdir(join(root, "usr", name), { recursive: true });
+  for (const name of mergedUsr) await symlink(`usr/${name}`, join(root, name));
+  for (const [path, mode] of emptyDirectories) {
+    await mkdir(join(root, path), { recursive: true });
+    await chmod(join(root, path), mode);
+  }
+  await symlink("/run", join(root, "var/run"));
+  await symlink("/run/lock", join(root, "var/lock"));
+}
+
+/** Copies what the package list keeps; returns the regular files among it, relative to the root. */
+async function copyKept(debian: string, root: string): Promise<string[]> {
+  const triplet = await tripletOf(debian);
+  const files: string[] = [];
+  for (const entry of imagePackages) {
+    let found = false;
+    for (const template of entry.keep) {
+      const path = template.replace("@triplet@", triplet);
+      // A few programs moved between bin and sbin over Debian's releases: either place will do.
+      if (!(await exists(join(debian, path)))) continue;
+      found = true;
+      files.push(...(await copy(debian, root, path)));
+    }
+    if (!found) throw new Error(`package ${entry.name} no longer has any of: ${entry.keep.join(", ")} (see image/packages.ts)`);
+  }
+  return files;
+}
+
+async function tripletOf(debian: string): Promise<string> {
+  const name = (await readdir(join(debian, "usr/lib"))).find((entry) => entry.endsWith("-linux-gnu"));
+  if (name === undefined) throw new Error(`no library directory in ${debian}/usr/lib`);
+  return name;
+}
+
+/** Copies one path with its attributes, and where it is a link within its directory, also what it names. */
+async function copy(debian: string, root: string, path: string): Promise<string[]> {
+  const from = join(debian, path);
+  const to = join(root, path);
+  await mkdir(dirname(to), { recursive: true });
+  const status = await lstat(from);
+  if (status.isDirectory()) {
+    await run(["cp", "-a", "--no-target-directory", from, to]);
+    return [];
+  }
+  await run(["cp", "-a", from, to]);
+  if (!status.isSymbolicLink()) return [path];
+  const target = await readlink(from);
+  const named = target.startsWith("/") ? withoutMergedLinks(target) : join(dirname(path), target);
+  return (await exists(join(debian, named))) ? await copy(debian, root, named) : [];
+}
+
+/**
+ * Copies every shared library that the kept programs load, found by asking the tree's own dynamic loader.
+ * @throws {Error} when a program needs a library that no package brought.
+ */
+async function copyLibraries(debian: string, root: string, programs: readonly string[]): Promise<void> {
+  const copied = new Set<string>();
+  for (const program of programs) {
+    if (!(await isElf(join(debian, program)))) continue;
+    const listing = await run(["chroot", debian, "/usr/bin/ld.so", "--list", `/${program}`]).catch((error: unknown) => {
+      // The loader refuses a static program, which needs no library.
+      if (String(error).includes("not a dynamic executable") || String(error).includes("statically linked")) return "";
+      throw error;
+    });
+    for (const line of listing.split("\n")) {
+      if (line.includes("not found")) throw new Error(`${program} needs ${line.trim()}`);
+      const library = /(?:=> )?(\/\S+) \(0x/.exec(line)?.[1];
+      if (library === undefined) continue;
+      const path = withoutMergedLinks(library);
+      if (copied.has(path)) continue;
+      copied.add(path);
+      await copy(debian, root, path);
+    }
+  }
+}
+
+async function isElf(path: string): Promise<boolean> {
+  const head = (await readFile(path)).subarray(0, 4);
+  return head.equals(Buffer.from("\x7fELF", "latin1"));
+}
+
+function withoutMergedLinks(path: string): string {
+  const relative = path.replace(/^\/+/, "");
+  const [first = ""] = relative.split("/");
+  return mergedUsr.some((name) => name === first) ? `usr/${relative}` : relative;
+}
+
+/** Gives every busybox tool its name where no full program has it. */
+async function linkBusybox(root: string): Promise<void> {
+  const list = await run(["chroot", root, "/usr/bin/busybox", "--list-full"]);
+  for (const path of list.split("\n").filter((line) => line !== "")) {
+    const name = basename(path);
+    const taken = await Promise.all(["usr/bin", "usr/sbin"].map((dir) => exists(join(root, dir, name))));
+    if (!taken.includes(true)) await symlink("/usr/bin/busybox", join(root, "usr/bin", name));
+  }
+}
+
+/** What ca-certificates' own script would make at installation. */
+async function writeCaBundle(root: string): Promise<void> {
+  const from = join(root, "usr/share/ca-certificates");
+  const names = (await readdir(join(from, "mozilla"))).filter((name) => name.endsWith(".crt")).sort();
+  const texts = await Promise.all(names.map(async (name) => (await readFile(join(from, "mozilla", name), "utf8")).trimEnd()));
+  await mkdir(join(root, "etc/ssl/certs"), { recursive: true });
+  await writeFile(join(root, "etc/ssl/certs/ca-certificates.crt"), `${texts.join("\n")}\n`);
+  await rm(from, { recursive: true });
+}
+
+/** The time of the build must not be in the image: the same packages give the same bytes. */
+async function clampTimes(root: string): Promise<void> {
+  const fixed = new Date("2025-08-09T00:00:00Z"); // the day trixie was released
+  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
+    const path = join(entry.parentPath, entry.name);
+    await lutimes(path, fixed, fixed);
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await lstat(path).then(() => true, () => false);
+}
+
+if (import.meta.main) console.log(await buildRootfs());
