@@ -1,5 +1,6 @@
 //! `capsule-init`: PID 1 of a capsule, and with a subcommand the small tools that must not depend on anything else.
 
+mod archive_mode;
 mod ctl;
 mod log_mode;
 mod pid1;
@@ -12,6 +13,7 @@ const USAGE: &str = "usage:
   capsule-init check-config FILE             check a service table, print every fault
   capsule-init ctl status|reboot|poweroff|start NAME|stop NAME|restart NAME
   capsule-init log DIR max-bytes N files N   log writer of a container, started by containerd's shim
+  capsule-init archive pack|unpack|stat --root R PATH";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -20,6 +22,7 @@ fn main() -> ExitCode {
         None | Some("--config" | "--as-child") => pid1::main(&args),
         // The shim passes the query of the logger's URI as arguments, in any order: each of its keys may come first.
         Some("log" | "max-bytes" | "files") => log_mode::main(&args),
+        Some("archive") => archive_mode::main(&args[1..]),
         Some("ctl") => ctl::main(&args[1..]),
         Some("check-config") => pid1::check_config(&args[1..]),
         Some("version") => {
