@@ -80,18 +80,18 @@ pub fn delegate_cgroups() -> Result<(), String> {
     }
 }
 
-/// Unmounts everything that holds data, deepest first; what is busy becomes read-only. Returns what did not work.
+/// Unmounts `/perm` and everything below it, deepest first; what is busy becomes read-only. Returns what did not work.
+/// Nothing else holds data of ours, and a read-only remount of a mount that we do not know could hit its other users.
 pub fn release() -> Vec<String> {
     let mut faults = Vec::new();
-    for target in mount_points().into_iter().rev() {
-        if target == "/" || MOUNTS.iter().any(|(_, ours, ..)| *ours == target) {
+    let ours = |point: &String| point == "/perm" || point.starts_with("/perm/");
+    for target in mount_points().into_iter().filter(ours).rev() {
+        if umount2(target.as_str(), MntFlags::empty()).is_ok() {
             continue;
         }
-        if umount2(target.as_str(), MntFlags::empty()).is_err() {
-            let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
-            if let Err(error) = mount(None::<&str>, target.as_str(), None::<&str>, read_only, None::<&str>) {
-                faults.push(format!("cannot release {target}: {error}"));
-            }
+        let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        if let Err(error) = mount(None::<&str>, target.as_str(), None::<&str>, read_only, None::<&str>) {
+            faults.push(format!("cannot release {target}: {error}"));
         }
     }
     faults

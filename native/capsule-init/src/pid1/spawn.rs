@@ -36,10 +36,13 @@ pub fn spawn(spec: &ServiceSpec, output: OwnedFd) -> io::Result<Pid> {
     let oom_score = spec.oom_score_adj.map(|score| score.to_string());
     let prepare = move || {
         setsid()?;
-        // PID 1 blocks what it reads from its signalfd, and Rust ignores SIGPIPE: a program expects neither.
+        // PID 1 blocks what it reads from its signalfd, Rust ignores SIGPIPE, and a runner may have been started with
+        // more ignored: a program expects none of that.
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-        // SAFETY: SIG_DFL runs no code of ours.
-        unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl)? };
+        for any in Signal::iterator() {
+            // SAFETY: SIG_DFL runs no code of ours. (SIGKILL and SIGSTOP refuse, rightly.)
+            let _ = unsafe { signal(any, SigHandler::SigDfl) };
+        }
         if let Some(score) = &oom_score {
             // Best effort: lowering it needs CAP_SYS_RESOURCE, and a service is worth more than its score.
             if let Ok(file) = open(c"/proc/self/oom_score_adj", OFlag::O_WRONLY, Mode::empty()) {

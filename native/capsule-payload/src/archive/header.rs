@@ -126,8 +126,11 @@ impl Header {
     }
 }
 
+/// Key and value.
+pub(super) type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits the payload of a pax header into its records (`<length> <key>=<value>\n`).
-pub(super) fn records(mut pax: &[u8]) -> Result<Vec<(&[u8], &[u8])>, ArchiveError> {
+pub(super) fn records(mut pax: &[u8]) -> Result<Vec<Record<'_>>, ArchiveError> {
     const BAD: ArchiveError = ArchiveError::Malformed("a broken pax record");
     let mut found = Vec::new();
     while !pax.is_empty() {
