@@ -1,0 +1,59 @@
+/**
+ * What a runtime driver is asked to run: a workload's spec with every default filled in and every reference resolved.
+ * Drivers know this and nothing of the API or the store.
+ */
+
+export interface Instance {
+  /** Workload uid: the runtime's id of it. */
+  readonly uid: string;
+  readonly name: string;
+  /** Generation of the spec that this is; a running instance of another generation has drifted. */
+  readonly generation: number;
+  /** Full reference, such as `docker.io/library/busybox:1`, and the digest that it had when resolved. */
+  readonly image: { readonly reference: string; readonly digest: string };
+  /** Replaces the image's entrypoint when not empty. */
+  readonly command: readonly string[];
+  readonly args: readonly string[];
+  /** Added to the image's. */
+  readonly env: ReadonlyMap<string, string>;
+  readonly workingDir: string | undefined;
+  readonly user: string | undefined;
+  readonly hostname: string;
+  readonly network: "bridge" | "host" | "none";
+  readonly limits: Limits;
+  readonly stopSignal: string | undefined;
+  /** Files made by the capsule and mounted read-only: path inside → path on the capsule. */
+  readonly files: ReadonlyMap<string, string>;
+  readonly mounts: readonly InstanceMount[];
+  /** Directory for its logs, and their limits. */
+  readonly logs: { readonly dir: string; readonly maxBytes: number; readonly maxFiles: number };
+  readonly container: ContainerOptions;
+}
+
+export interface Limits {
+  /** 0 is unlimited, in each. */
+  readonly cpuMillis: number;
+  readonly memoryBytes: number;
+  readonly pidsMax: number;
+}
+
+export interface InstanceMount {
+  /** Directory on the capsule. */
+  readonly source: string;
+  readonly target: string;
+  readonly readOnly: boolean;
+}
+
+/** What only containers have. */
+export interface ContainerOptions {
+  /** Names with or without CAP_, or ALL. */
+  readonly addCapabilities: readonly string[];
+  readonly dropCapabilities: readonly string[];
+  readonly readOnlyRoot: boolean;
+  readonly sysctls: ReadonlyMap<string, string>;
+  readonly userNamespace: boolean;
+  readonly privileged: boolean;
+  readonly tmpfs: readonly { readonly target: string; readonly sizeBytes: number }[];
+  readonly shmBytes: number;
+  readonly init: boolean;
+}
