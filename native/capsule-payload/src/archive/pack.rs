@@ -55,7 +55,7 @@ pub fn pack(path: &Path, output: impl Write, notice: &mut dyn FnMut(String)) -> 
         notice,
         links: HashMap::new(),
         scratch: Vec::new(),
-        buffer: vec![0; 256 * 1024],
+        buffer: vec![0; 32 * 1024],
     };
     let mut archived = name.to_vec();
     packer.entry(AT_FDCWD, &lookup, &mut archived, &root, follow, 0)?;

@@ -65,7 +65,7 @@ pub fn unpack(
         dirs: Dirs::new(base, geteuid().is_root()),
         options,
         done: Unpacked::default(),
-        buffer: vec![0; 256 * 1024],
+        buffer: vec![0; 32 * 1024],
     };
     let result = unpacker.run();
     unpacker.dirs.finish();
