@@ -1,0 +1,87 @@
+/**
+ * The schema of /perm/state.db as a list of numbered steps. A step that has landed is never edited: a capsule may have
+ * run it. `PRAGMA user_version` holds the number of the last one that ran.
+ *
+ * Specs and statuses are stored as protobuf binary: it keeps the fields that this version does not know, so that a
+ * rollback to an older version loses nothing.
+ */
+export const migrations: readonly string[] = [
+  `
+  CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE workloads (
+    name TEXT PRIMARY KEY,
+    uid TEXT NOT NULL UNIQUE,
+    spec BLOB NOT NULL,
+    generation INTEGER NOT NULL,
+    desired TEXT NOT NULL CHECK (desired IN ('running', 'stopped')),
+    restarts_wanted INTEGER NOT NULL DEFAULT 0,
+    deleting INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    status BLOB NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  -- One row an address, both kinds and both families: the primary key makes a collision impossible.
+  CREATE TABLE addresses (
+    address TEXT PRIMARY KEY,
+    uid TEXT NOT NULL REFERENCES workloads (uid),
+    family INTEGER NOT NULL CHECK (family IN (4, 6)),
+    UNIQUE (uid, family)
+  ) STRICT, WITHOUT ROWID;
+
+  -- Ports of the capsule that workloads claim. host_address '' is every address.
+  CREATE TABLE host_ports (
+    protocol TEXT NOT NULL CHECK (protocol IN ('tcp', 'udp')),
+    port INTEGER NOT NULL CHECK (port BETWEEN 1 AND 65535),
+    host_address TEXT NOT NULL,
+    uid TEXT NOT NULL REFERENCES workloads (uid),
+    PRIMARY KEY (protocol, port, host_address)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX host_ports_uid ON host_ports (uid);
+
+  CREATE TABLE keys (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    role INTEGER NOT NULL,
+    public_key BLOB NOT NULL UNIQUE,
+    created_at INTEGER NOT NULL,
+    last_used_at INTEGER
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE events (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    object_kind TEXT NOT NULL,
+    object_name TEXT NOT NULL,
+    type INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    message TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    time INTEGER NOT NULL
+  ) STRICT;
+  CREATE INDEX events_object ON events (object_kind, object_name, sequence);
+
+  CREATE TABLE audit (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    time INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    key_name TEXT NOT NULL,
+    method TEXT NOT NULL,
+    objects TEXT NOT NULL,
+    result TEXT NOT NULL,
+    peer_address TEXT NOT NULL
+  ) STRICT;
+
+  CREATE TABLE registries (
+    host TEXT PRIMARY KEY,
+    mirrors TEXT NOT NULL,
+    username TEXT NOT NULL,
+    password TEXT NOT NULL,
+    plain_http INTEGER NOT NULL,
+    ca_certificate TEXT NOT NULL
+  ) STRICT, WITHOUT ROWID;
+  `,
+];

@@ -1,0 +1,150 @@
+import { randomBytes } from "node:crypto";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { Phase, type WorkloadSpec, WorkloadSpecSchema, type WorkloadStatus, WorkloadStatusSchema } from "@capsule/api";
+import type { ChangeFeed } from "./changes.ts";
+import type { Database, Row } from "./database.ts";
+
+/** A wanted workload with what is known of it. */
+export interface WorkloadRecord {
+  readonly name: string;
+  readonly uid: string;
+  readonly spec: WorkloadSpec;
+  /** Counts changes of the spec, from 1. */
+  readonly generation: number;
+  readonly desired: "running" | "stopped";
+  /** Counts the restarts that were asked for, so that each is carried out once. */
+  readonly restartsWanted: number;
+  readonly deleting: boolean;
+  readonly createdAt: Date;
+  readonly updatedAt: Date;
+  readonly status: WorkloadStatus;
+}
+
+export class WorkloadRepository {
+  readonly #db: Database;
+  readonly #changes: ChangeFeed;
+
+  constructor(db: Database, changes: ChangeFeed) {
+    this.#db = db;
+    this.#changes = changes;
+  }
+
+  get(name: string): WorkloadRecord | undefined {
+    const row = this.#db.get("SELECT * FROM workloads WHERE name = ?", name);
+    return row && recordOf(row);
+  }
+
+  byUid(uid: string): WorkloadRecord | undefined {
+    const row = this.#db.get("SELECT * FROM workloads WHERE uid = ?", uid);
+    return row && recordOf(row);
+  }
+
+  /** All, by name. */
+  list(): WorkloadRecord[] {
+    return this.#db.all("SELECT * FROM workloads ORDER BY name").map(recordOf);
+  }
+
+  /** Adds a workload that does not exist, wanted running, generation 1. */
+  insert(spec: WorkloadSpec, now: Date): WorkloadRecord {
+    const uid = newUid();
+    const status = create(WorkloadStatusSchema, {
+      phase: Phase.PENDING,
+      message: "Waiting to be started",
+      since: timestampFromDate(now),
+    });
+    this.#db.run(
+      "INSERT INTO workloads (name, uid, spec, generation, desired, created_at, updated_at, status) VALUES (?, ?, ?, 1, 'running', ?, ?, ?)",
+      spec.name,
+      uid,
+      toBinary(WorkloadSpecSchema, spec),
+      now.getTime(),
+      now.getTime(),
+      toBinary(WorkloadStatusSchema, status),
+    );
+    return this.#changed(spec.name, "workload");
+  }
+
+  /** Replaces the spec and counts the generation up. */
+  updateSpec(spec: WorkloadSpec, now: Date): WorkloadRecord {
+    this.#db.run(
+      "UPDATE workloads SET spec = ?, generation = generation + 1, updated_at = ? WHERE name = ?",
+      toBinary(WorkloadSpecSchema, spec),
+      now.getTime(),
+      spec.name,
+    );
+    return this.#changed(spec.name, "workload");
+  }
+
+  setDesired(name: string, desired: "running" | "stopped", now: Date): WorkloadRecord {
+    this.#db.run("UPDATE workloads SET desired = ?, updated_at = ? WHERE name = ?", desired, now.getTime(), name);
+    return this.#changed(name, "workload");
+  }
+
+  /** Asks for one restart; a stopped workload is wanted running again. */
+  requestRestart(name: string, now: Date): WorkloadRecord {
+    this.#db.run(
+      "UPDATE workloads SET restarts_wanted = restarts_wanted + 1, desired = 'running', updated_at = ? WHERE name = ?",
+      now.getTime(),
+      name,
+    );
+    return this.#changed(name, "workload");
+  }
+
+  markDeleting(name: string, now: Date): WorkloadRecord {
+    this.#db.run("UPDATE workloads SET deleting = 1, updated_at = ? WHERE name = ?", now.getTime(), name);
+    return this.#changed(name, "workload");
+  }
+
+  /** What was observed. Changes nothing when the workload is gone. */
+  setStatus(uid: string, status: WorkloadStatus): void {
+    this.#db.observation(() => {
+      const name = this.#db.get("SELECT name FROM workloads WHERE uid = ?", uid)?.["name"];
+      if (typeof name !== "string") return;
+      this.#db.run("UPDATE workloads SET status = ? WHERE uid = ?", toBinary(WorkloadStatusSchema, status), uid);
+      this.#db.afterCommit(() => this.#changes.publish({ kind: "workloadStatus", name, uid }));
+    });
+  }
+
+  /** Forgets a workload of which nothing is left, with its addresses and ports. */
+  remove(uid: string): void {
+    this.#db.transaction(() => {
+      const name = this.#db.get("SELECT name FROM workloads WHERE uid = ?", uid)?.["name"];
+      if (typeof name !== "string") return;
+      this.#db.run("DELETE FROM addresses WHERE uid = ?", uid);
+      this.#db.run("DELETE FROM host_ports WHERE uid = ?", uid);
+      this.#db.run("DELETE FROM workloads WHERE uid = ?", uid);
+      this.#db.afterCommit(() => this.#changes.publish({ kind: "workloadGone", name, uid }));
+    });
+  }
+
+  #changed(name: string, kind: "workload"): WorkloadRecord {
+    const record = this.get(name);
+    if (record === undefined) throw new Error(`workload ${name} is not in the store`);
+    this.#db.afterCommit(() => this.#changes.publish({ kind, name, uid: record.uid }));
+    return record;
+  }
+}
+
+function recordOf(row: Row): WorkloadRecord {
+  return {
+    name: row["name"] as string,
+    uid: row["uid"] as string,
+    spec: fromBinary(WorkloadSpecSchema, row["spec"] as Uint8Array),
+    generation: Number(row["generation"]),
+    desired: row["desired"] as "running" | "stopped",
+    restartsWanted: Number(row["restarts_wanted"]),
+    deleting: row["deleting"] === 1,
+    createdAt: new Date(Number(row["created_at"])),
+    updatedAt: new Date(Number(row["updated_at"])),
+    status: fromBinary(WorkloadStatusSchema, row["status"] as Uint8Array),
+  };
+}
+
+/** `w` and 12 lower-case base32 characters (60 random bits): short enough for a link's name, 15 characters. */
+function newUid(): string {
+  const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
+  let uid = "w";
+  for (const byte of randomBytes(12)) uid += alphabet.charAt(byte & 31);
+  return uid;
+}
