@@ -1,0 +1,85 @@
+/**
+ * Makes the capsule's own layer above the Debian root filesystem: configuration, Node.js, capsuled and capsule-init.
+ * It takes a second, so that a change of capsuled never rebuilds the root. `node image/layer.ts` prints its directory.
+ */
+import { createHash } from "node:crypto";
+import { createReadStream, existsSync } from "node:fs";
+import { copyFile, cp, link, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { pipeline } from "node:stream/promises";
+import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
+import { run } from "./run.ts";
+
+const filesDir = join(import.meta.dirname, "files");
+const architecture = process.arch === "arm64" ? "arm64" : "x64";
+
+/** What goes into the layer: path in the capsule, file on this machine. */
+const programs = {
+  "usr/bin/node": join(repositoryRoot, `node_modules/node-linux-${architecture}/bin/node`),
+  "usr/sbin/capsule-init": join(repositoryRoot, "native/target/release/capsule-init"),
+  "usr/lib/capsule/capsuled.mjs": join(buildDir, "bundle/capsuled.mjs"),
+} as const;
+
+/** In a tree without capsuled the layer can still be made: capsule-init then starts what is there. */
+const optional: ReadonlySet<string> = new Set(["usr/lib/capsule/capsuled.mjs"]);
+
+/**
+ * Ensures the layer is in the cache and returns its directory. A layer never changes once it has its name, because
+ * running capsules have it mounted.
+ * @throws {Error} when a program has not been built yet; the message names the command that builds it.
+ */
+export async function buildLayer(): Promise<string> {
+  const version = await versionJson();
+  const target = join(cacheDir, `layer-${await inputsHash(version)}`);
+  if (existsSync(target)) return target;
+  const scratch = join(cacheDir, `.layer-${process.pid}`);
+  try {
+    await mkdir(cacheDir, { recursive: true });
+    await cp(filesDir, scratch, { recursive: true, verbatimSymlinks: true });
+    for (const [path, from] of Object.entries(programs)) {
+      if (!existsSync(from)) continue;
+      const to = join(scratch, path);
+      await mkdir(join(to, ".."), { recursive: true });
+      // A link costs nothing for a binary of 120 MB; npm replaces files and never writes into them.
+      if (path === "usr/bin/node") await link(from, to).catch(() => copyFile(from, to));
+      else await copyFile(from, to);
+    }
+    await mkdir(join(scratch, "usr/lib/capsule"), { recursive: true });
+    await writeFile(join(scratch, "usr/lib/capsule/version.json"), version);
+    await rename(scratch, target).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+    });
+    return target;
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+async function versionJson(): Promise<string> {
+  const { version } = JSON.parse(await readFile(join(repositoryRoot, "package.json"), "utf8")) as { version: string };
+  const commit = await run(["git", "-C", repositoryRoot, "rev-parse", "--short=12", "HEAD"]).then(
+    (text) => text.trim(),
+    () => "unknown", // a source archive without its history
+  );
+  return `${JSON.stringify({ version, commit })}\n`;
+}
+
+async function inputsHash(version: string): Promise<string> {
+  const hash = createHash("sha256").update(version);
+  hash.update(await readFile(import.meta.filename));
+  for (const entry of (await readdir(filesDir, { recursive: true, withFileTypes: true })).sort(byPath)) {
+    hash.update(`${join(entry.parentPath, entry.name).slice(filesDir.length)}\0`);
+    if (entry.isFile()) hash.update(await readFile(join(entry.parentPath, entry.name)));
+  }
+  for (const [path, from] of Object.entries(programs)) {
+    if (existsSync(from)) await pipeline(createReadStream(from), hash, { end: false });
+    else if (!optional.has(path)) throw new Error(`${from} is missing: run \`make build\``);
+  }
+  return hash.digest("hex").slice(0, 16);
+}
+
+function byPath(a: { parentPath: string; name: string }, b: { parentPath: string; name: string }): number {
+  return join(a.parentPath, a.name) < join(b.parentPath, b.name) ? -1 : 1;
+}
+
+if (import.meta.main) console.log(await buildLayer());
