@@ -55,10 +55,12 @@ function parseOneLine(text: string): Entry[] {
     if (match === null) continue;
     const [, options = "", uri = "", suite = "", components = ""] = match;
     if (!words(components).includes("main")) continue;
-    const parsed = new Map(words(options).map((option): [string, string] => {
-      const at = option.indexOf("=");
-      return [option.slice(0, at).toLowerCase(), option.slice(at + 1)];
-    }));
+    const parsed = new Map(
+      words(options).map((option): [string, string] => {
+        const at = option.indexOf("=");
+        return [option.slice(0, at).toLowerCase(), option.slice(at + 1)];
+      }),
+    );
     entries.push({ uris: [uri], suites: [suite], options: parsed });
   }
   return entries;

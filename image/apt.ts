@@ -54,17 +54,26 @@ async function aptOptions(): Promise<string[]> {
   await writeFile(sources, await suiteSources());
   return [
     "-qq",
-    "-o", `Dir::Etc::sourcelist=${sources}`,
-    "-o", "Dir::Etc::sourceparts=/dev/null",
-    "-o", "Dir::Etc::preferencesparts=/dev/null",
-    "-o", `Dir::State::lists=${join(dir, "lists")}`,
-    "-o", "Dir::State::status=/dev/null",
-    "-o", `Dir::Cache=${dir}`,
+    "-o",
+    `Dir::Etc::sourcelist=${sources}`,
+    "-o",
+    "Dir::Etc::sourceparts=/dev/null",
+    "-o",
+    "Dir::Etc::preferencesparts=/dev/null",
+    "-o",
+    `Dir::State::lists=${join(dir, "lists")}`,
+    "-o",
+    "Dir::State::status=/dev/null",
+    "-o",
+    `Dir::Cache=${dir}`,
     // Nobody reads a software centre's metadata here; it is a third of the download.
-    "-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
-    "-o", "Acquire::Languages=none",
+    "-o",
+    "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false",
+    "-o",
+    "Acquire::Languages=none",
     // Root's own directories are not readable for _apt; the archives are checked by signature all the same.
-    "-o", "APT::Sandbox::User=root",
+    "-o",
+    "APT::Sandbox::User=root",
   ];
 }
 

@@ -26,14 +26,34 @@ export const imagePackages: readonly ImagePackage[] = [
     keep: ["usr/bin/ip", "usr/sbin/bridge", "usr/bin/ss", "usr/share/iproute2"],
   },
   { name: "dnsmasq-base", reason: "answers the workloads' name queries", keep: ["usr/sbin/dnsmasq"] },
-  { name: "netbase", reason: "names of protocols and services, which resolvers look up", keep: ["etc/protocols", "etc/services"] },
+  {
+    name: "netbase",
+    reason: "names of protocols and services, which resolvers look up",
+    keep: ["etc/protocols", "etc/services"],
+  },
   {
     name: "util-linux",
     reason: "namespaces and block devices: busybox' versions lack what the storage and debug paths use",
-    keep: ["usr/bin/nsenter", "usr/bin/unshare", "usr/sbin/blkid", "usr/bin/flock", "usr/bin/findmnt", "usr/bin/lsblk", "usr/bin/setpriv"],
+    keep: [
+      "usr/bin/nsenter",
+      "usr/bin/unshare",
+      "usr/sbin/blkid",
+      "usr/bin/flock",
+      "usr/bin/findmnt",
+      "usr/bin/lsblk",
+      "usr/bin/setpriv",
+    ],
   },
-  { name: "mount", reason: "mounts of all kinds, loop devices", keep: ["usr/bin/mount", "usr/bin/umount", "usr/sbin/losetup"] },
-  { name: "busybox", reason: "a shell and the common tools for debugging, in one small program", keep: ["usr/bin/busybox"] },
+  {
+    name: "mount",
+    reason: "mounts of all kinds, loop devices",
+    keep: ["usr/bin/mount", "usr/bin/umount", "usr/sbin/losetup"],
+  },
+  {
+    name: "busybox",
+    reason: "a shell and the common tools for debugging, in one small program",
+    keep: ["usr/bin/busybox"],
+  },
   { name: "ca-certificates", reason: "registries are reached over TLS", keep: ["usr/share/ca-certificates/mozilla"] },
   { name: "libstdc++6", reason: "the Node.js binary links it", keep: ["usr/lib/@triplet@/libstdc++.so.6"] },
   {
@@ -43,6 +63,10 @@ export const imagePackages: readonly ImagePackage[] = [
       (name) => `usr/lib/@triplet@/${name}`,
     ),
   },
-  { name: "libc-bin", reason: "getent answers what programs would see of names", keep: ["usr/bin/getent", "usr/lib/locale/C.utf8"] },
+  {
+    name: "libc-bin",
+    reason: "getent answers what programs would see of names",
+    keep: ["usr/bin/getent", "usr/lib/locale/C.utf8"],
+  },
   { name: "base-files", reason: "the tree's shape and the release's identity", keep: ["etc/debian_version"] },
 ];

@@ -5,7 +5,19 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { chmod, lstat, lutimes, mkdir, readdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
+import {
+  chmod,
+  lstat,
+  lutimes,
+  mkdir,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  symlink,
+  writeFile,
+} from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { suite, suiteSources } from "./apt.ts";
 import { imagePackages } from "./packages.ts";
@@ -14,8 +26,19 @@ import { run } from "./run.ts";
 
 /** Directories that exist in every capsule and hold nothing in the image; mounts go there. */
 const emptyDirectories: readonly (readonly [path: string, mode: number])[] = [
-  ["boot", 0o755], ["dev", 0o755], ["mnt", 0o755], ["perm", 0o755], ["proc", 0o555], ["root", 0o700], ["run", 0o755],
-  ["sys", 0o555], ["tmp", 0o1777], ["var/lib", 0o755], ["var/cache", 0o755], ["var/tmp", 0o1777], ["opt/cni", 0o755],
+  ["boot", 0o755],
+  ["dev", 0o755],
+  ["mnt", 0o755],
+  ["perm", 0o755],
+  ["proc", 0o555],
+  ["root", 0o700],
+  ["run", 0o755],
+  ["sys", 0o555],
+  ["tmp", 0o1777],
+  ["var/lib", 0o755],
+  ["var/cache", 0o755],
+  ["var/tmp", 0o1777],
+  ["opt/cni", 0o755],
 ];
 
 /** Since /usr was merged, the old directories are links. */
@@ -69,8 +92,14 @@ async function extractDebian(directory: string): Promise<void> {
   ];
   await run(
     [
-      "mmdebstrap", "--mode=root", "--variant=extract", `--include=${imagePackages.map((entry) => entry.name).join(",")}`,
-      ...aptOptions.map((option) => `--aptopt=${option}`), suite, directory, sources,
+      "mmdebstrap",
+      "--mode=root",
+      "--variant=extract",
+      `--include=${imagePackages.map((entry) => entry.name).join(",")}`,
+      ...aptOptions.map((option) => `--aptopt=${option}`),
+      suite,
+      directory,
+      sources,
     ],
     { logFile: join(buildDir, "log/rootfs.log") },
   );
@@ -100,7 +129,8 @@ async function copyKept(debian: string, root: string): Promise<string[]> {
       found = true;
       files.push(...(await copy(debian, root, path)));
     }
-    if (!found) throw new Error(`package ${entry.name} no longer has any of: ${entry.keep.join(", ")} (see image/packages.ts)`);
+    if (!found)
+      throw new Error(`package ${entry.name} no longer has any of: ${entry.keep.join(", ")} (see image/packages.ts)`);
   }
   return files;
 }
@@ -178,7 +208,9 @@ async function linkBusybox(root: string): Promise<void> {
 async function writeCaBundle(root: string): Promise<void> {
   const from = join(root, "usr/share/ca-certificates");
   const names = (await readdir(join(from, "mozilla"))).filter((name) => name.endsWith(".crt")).sort();
-  const texts = await Promise.all(names.map(async (name) => (await readFile(join(from, "mozilla", name), "utf8")).trimEnd()));
+  const texts = await Promise.all(
+    names.map(async (name) => (await readFile(join(from, "mozilla", name), "utf8")).trimEnd()),
+  );
   await mkdir(join(root, "etc/ssl/certs"), { recursive: true });
   await writeFile(join(root, "etc/ssl/certs/ca-certificates.crt"), `${texts.join("\n")}\n`);
   await rm(from, { recursive: true });
@@ -194,7 +226,10 @@ async function clampTimes(root: string): Promise<void> {
 }
 
 async function exists(path: string): Promise<boolean> {
-  return await lstat(path).then(() => true, () => false);
+  return await lstat(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 if (import.meta.main) console.log(await buildRootfs());

@@ -1,0 +1,35 @@
+# `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
+
+.DEFAULT_GOAL := help
+.PHONY: help deps generate build check lint test clean
+
+node := node_modules/.bin/node
+units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
+
+help: ## This list
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | expand -t 12
+
+deps: ## Install what is missing on this machine
+	@scripts/deps.sh
+
+generate: deps
+	@$(node) image/containerd-protos.ts >/dev/null
+	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" $(node) scripts/generate.ts
+
+build: generate ## Build the programs
+	@native/build.sh
+
+lint: generate ## Style, types and import directions (biome.json)
+	@node_modules/.bin/biome check --error-on-warnings .
+	@node_modules/.bin/tsc --noEmit -p tsconfig.json
+	@cd native && cargo fmt --check
+
+check: lint ## Lint and unit tests, under a minute
+	@$(units)
+
+test: check build ## Everything that must pass
+	@cd native && cargo clippy --all-targets --locked --quiet -- -D warnings && cargo test --locked --quiet
+	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/namespace/*.test.ts"
+
+clean: ## Remove everything built, but no cache
+	@rm -rf build/bundle build/layer build/images native/target packages/api/src/gen packages/capsuled/src/gen
