@@ -14,7 +14,7 @@ deps: ## Install what is missing on this machine
 
 generate: deps
 	@$(node) image/containerd-protos.ts >/dev/null
-	@PATH="$(CURDIR)/node_modules/.bin:$$PATH" $(node) scripts/generate.ts
+	@$(node) scripts/generate.ts
 
 build: generate ## Build the programs
 	@native/build.sh
