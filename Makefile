@@ -1,13 +1,19 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help deps generate build check lint test clean
+.PHONY: help up down deps generate build check lint test clean
 
 node := node_modules/.bin/node
 units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | expand -t 12
+
+up: build ## Start a capsule on this machine (NAME=local STATE=build/state/NAME PORT=first free from 50000)
+	@$(node) image/namespace/up.ts
+
+down: ## Stop it and leave nothing behind (NAME=, ALL=1 for every one, PURGE=1 to remove the state)
+	@$(node) image/namespace/down.ts
 
 deps: ## Install what is missing on this machine
 	@scripts/deps.sh

@@ -28,6 +28,8 @@ want ip iproute2
 want nft nftables
 want unshare util-linux
 want mount mount
+want mmdebstrap mmdebstrap
+want flock util-linux
 want xz xz-utils
 want cc gcc
 want npm npm

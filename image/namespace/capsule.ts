@@ -14,7 +14,17 @@ import { buildRootfs } from "../rootfs.ts";
 import { run } from "../run.ts";
 import { delegateGroups, hostHierarchies, makeGroups, mountTable, processesOf, removeGroups } from "./cgroups.ts";
 import * as network from "./network.ts";
-import { isAlive, type RegistryEntry, readEntries, readEntry, registryDir, removeEntry, startTimeOf, withRunnerLock, writeEntry } from "./registry.ts";
+import {
+  isAlive,
+  type RegistryEntry,
+  readEntries,
+  readEntry,
+  registryDir,
+  removeEntry,
+  startTimeOf,
+  withRunnerLock,
+  writeEntry,
+} from "./registry.ts";
 
 export type StartOptions = {
   /** 1 to 30 of a-z, 0-9 and -. */
@@ -73,14 +83,16 @@ export async function startCapsule(options: StartOptions): Promise<Capsule> {
     await cleanUp(name); // what a killed runner or capsule of this name has left
     const others = (await readEntries()).filter(isAlive);
     const sharing = others.find((other) => other.stateDir === stateDir);
-    if (sharing !== undefined) throw new Error(`${stateDir} is in use by the capsule "${sharing.name}": give another STATE=`);
+    if (sharing !== undefined)
+      throw new Error(`${stateDir} is in use by the capsule "${sharing.name}": give another STATE=`);
     const port = await network.choosePort(options.port, others);
     const prefix = await network.ensureBridge();
     const address = network.chooseAddress(name, prefix, others);
     try {
       const initPid = await enter({ name, rootfs, layer, stateDir, address, port });
       const initStartTime = startTimeOf(initPid);
-      if (initStartTime === undefined) throw new Error(`capsule "${name}" ended at once: see ${join(stateDir, "console.log")}`);
+      if (initStartTime === undefined)
+        throw new Error(`capsule "${name}" ended at once: see ${join(stateDir, "console.log")}`);
       const made = { name, initPid, initStartTime, address, port, stateDir, rootfs, layer, checkout: repositoryRoot };
       await writeEntry(made);
       return made;
@@ -103,7 +115,10 @@ function capsuleOf(entry: RegistryEntry): Capsule {
     ...entry,
     perm: join(entry.stateDir, "perm"),
     exec: async (argv, input) =>
-      await run(["nsenter", "-t", String(entry.initPid), "-m", "-u", "-i", "-n", "-p", "-C", "--", ...argv], input === undefined ? {} : { input }),
+      await run(
+        ["nsenter", "-t", String(entry.initPid), "-m", "-u", "-i", "-n", "-p", "-C", "--", ...argv],
+        input === undefined ? {} : { input },
+      ),
     stop: async () => void (await stopCapsule(entry.name)),
     kill: async () => {
       signal(entry, "SIGKILL");
@@ -134,25 +149,28 @@ async function enter(capsule: Entering): Promise<number> {
       CAPSULE_RESOLV_CONF: resolver.text,
     },
   });
+  const { stdin, stdout } = launcher;
+  if (stdin === null || stdout === null) throw new Error("the pipes to the first process were not made");
   try {
     await new Promise<void>((done, failed) => {
-      const say = (cause: unknown) => failed(new Error(`capsule "${name}" did not start (${cause}): see ${join(stateDir, "console.log")}`));
+      const say = (cause: unknown) =>
+        failed(new Error(`capsule "${name}" did not start (${cause}): see ${join(stateDir, "console.log")}`));
       launcher.once("error", say);
       launcher.once("exit", (code) => say(`exit code ${code}`));
-      launcher.stdout.once("data", () => done());
+      stdout.once("data", () => done());
     });
     const initPid = childOf(launcher.pid ?? 0);
     await delegateGroups(name);
     await network.connect(name, initPid, address);
     await network.loadRules(network.hostRules(name, address, capsule.port, resolver.forwardTo));
-    launcher.stdin.on("error", () => {}); // it has ended; noticed below
-    launcher.stdin.end("go\n");
+    stdin.on("error", () => {}); // it has ended; noticed below
+    stdin.end("go\n");
     await untilInit(initPid, name, stateDir);
     return initPid;
   } finally {
     await consoleLog.close();
-    launcher.stdin.destroy();
-    launcher.stdout.destroy();
+    stdin.destroy();
+    stdout.destroy();
     launcher.unref();
   }
 }
@@ -201,7 +219,10 @@ export type StopOptions = {
  * Stops a capsule in order and removes everything of it but its state directory. May be called in any state, twice too.
  * @throws {Error} listing what could not be removed.
  */
-export async function stopCapsule(name: string, { timeoutMs = 60_000, onProgress = () => {} }: StopOptions = {}): Promise<boolean> {
+export async function stopCapsule(
+  name: string,
+  { timeoutMs = 60_000, onProgress = () => {} }: StopOptions = {},
+): Promise<boolean> {
   const entry = await readEntry(name);
   const alive = entry !== undefined && isAlive(entry);
   if (alive) {
@@ -235,7 +256,8 @@ async function cleanUp(name: string): Promise<void> {
   }
   await removeGroups(name);
   await network.disconnect(name);
-  if (entry !== undefined) for (const device of await loopDevicesOf(entry.stateDir)) await run(["losetup", "-d", device]).catch(() => "");
+  if (entry !== undefined)
+    for (const device of await loopDevicesOf(entry.stateDir)) await run(["losetup", "-d", device]).catch(() => "");
   await rm(join(registryDir, name), { recursive: true, force: true });
   await removeEntry(name);
 }
@@ -259,9 +281,14 @@ export async function leftovers(name: string, stateDir?: string): Promise<string
     if (existsSync(join(mountPoint, `capsule-${name}`))) left.push(join(mountPoint, `capsule-${name}`));
   }
   if (existsSync(`/sys/class/net/${network.hostLink(name)}`)) left.push(`link ${network.hostLink(name)}`);
-  if ((await run(["nft", "list", "tables"])).split("\n").includes(`table ip ${network.tableName(name)}`)) left.push(`nft table ${network.tableName(name)}`);
+  if ((await run(["nft", "list", "tables"])).split("\n").includes(`table ip ${network.tableName(name)}`))
+    left.push(`nft table ${network.tableName(name)}`);
   const mounts = readFileSync("/proc/self/mountinfo", "utf8").split("\n");
-  left.push(...mounts.filter((line) => line.includes(` ${join(registryDir, name)}`)).map((line) => `mount ${line.split(" ")[4]}`));
+  left.push(
+    ...mounts
+      .filter((line) => line.includes(` ${join(registryDir, name)}`))
+      .map((line) => `mount ${line.split(" ")[4]}`),
+  );
   if (stateDir !== undefined) left.push(...(await loopDevicesOf(stateDir)));
   return left;
 }

@@ -20,9 +20,13 @@ export function hierarchiesOf(mountinfo: string): Hierarchy[] {
     const [left = "", right = ""] = line.split(" - ");
     const mountPoint = left.split(" ")[4] ?? "";
     const [type, , superOptions = ""] = right.split(" ");
-    if ((type !== "cgroup" && type !== "cgroup2") || !(mountPoint === base || mountPoint.startsWith(`${base}/`))) continue;
+    if ((type !== "cgroup" && type !== "cgroup2") || !(mountPoint === base || mountPoint.startsWith(`${base}/`)))
+      continue;
     const flags = new Set(["rw", "ro", "nsdelegate", "memory_recursiveprot", "memory_hugetlb_accounting", "xattr"]);
-    const options = type === "cgroup2" ? [] : superOptions.split(",").filter((option) => !flags.has(option) && !option.startsWith("release_agent"));
+    const options =
+      type === "cgroup2"
+        ? []
+        : superOptions.split(",").filter((option) => !flags.has(option) && !option.startsWith("release_agent"));
     found.set(mountPoint, { mountPoint, type, options: options.join(",") });
   }
   return [...found.values()];

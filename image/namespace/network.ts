@@ -111,8 +111,10 @@ export function chooseAddress(capsule: string, prefix: string, entries: readonly
 export async function choosePort(given: number | undefined, entries: readonly RegistryEntry[]): Promise<number> {
   if (given !== undefined) {
     const holder = entries.find((entry) => entry.port === given);
-    if (holder !== undefined) throw new Error(`port ${given} belongs to the capsule "${holder.name}": give another PORT=`);
-    if (!(await isFree(given))) throw new Error(`port ${given} on 127.0.0.1 is taken by a process of this host: give another PORT=`);
+    if (holder !== undefined)
+      throw new Error(`port ${given} belongs to the capsule "${holder.name}": give another PORT=`);
+    if (!(await isFree(given)))
+      throw new Error(`port ${given} on 127.0.0.1 is taken by a process of this host: give another PORT=`);
     return given;
   }
   for (let port = apiPort; port < apiPort + 1000; port++) {
@@ -133,26 +135,49 @@ async function isFree(port: number): Promise<boolean> {
 export function hostRules(capsule: string, address: string, port: number, resolver?: string): string {
   const table = `ip ${tableName(capsule)}`;
   const gateway = address.replace(/\d+$/, "1");
-  const dns = resolver === undefined ? [] : ["udp", "tcp"].map(
-    (protocol) => `    iifname "${bridgeName}" ip saddr ${address} ip daddr ${gateway} ${protocol} dport 53 dnat to ${resolver}`,
-  );
+  const dns =
+    resolver === undefined
+      ? []
+      : ["udp", "tcp"].map(
+          (protocol) =>
+            `    iifname "${bridgeName}" ip saddr ${address} ip daddr ${gateway} ${protocol} dport 53 dnat to ${resolver}`,
+        );
   return [
-    `table ${table}`, `delete table ${table}`, `table ${table} {`,
-    "  chain guard {", "    type filter hook prerouting priority -300; policy accept;",
-    `    iifname "${bridgeName}" ip daddr 127.0.0.0/8 drop`, "  }",
-    "  chain inbound {", "    type nat hook prerouting priority -100; policy accept;", ...dns, "  }",
-    "  chain local {", "    type nat hook output priority -100; policy accept;",
-    `    ip daddr 127.0.0.1 tcp dport ${port} dnat to ${address}:${apiPort}`, "  }",
-    "  chain outbound {", "    type nat hook postrouting priority 100; policy accept;",
+    `table ${table}`,
+    `delete table ${table}`,
+    `table ${table} {`,
+    "  chain guard {",
+    "    type filter hook prerouting priority -300; policy accept;",
+    `    iifname "${bridgeName}" ip daddr 127.0.0.0/8 drop`,
+    "  }",
+    "  chain inbound {",
+    "    type nat hook prerouting priority -100; policy accept;",
+    ...dns,
+    "  }",
+    "  chain local {",
+    "    type nat hook output priority -100; policy accept;",
+    `    ip daddr 127.0.0.1 tcp dport ${port} dnat to ${address}:${apiPort}`,
+    "  }",
+    "  chain outbound {",
+    "    type nat hook postrouting priority 100; policy accept;",
     `    ip saddr 127.0.0.0/8 ip daddr ${address} oifname "${bridgeName}" masquerade`,
-    `    ip saddr ${address} oifname != "${bridgeName}" masquerade`, "  }", "}", "",
+    `    ip saddr ${address} oifname != "${bridgeName}" masquerade`,
+    "  }",
+    "}",
+    "",
   ].join("\n");
 }
 
-export type Resolver = { readonly text: string; /** A resolver on the host's loopback that queries are led to. */ readonly forwardTo?: string };
+export type Resolver = {
+  readonly text: string /** A resolver on the host's loopback that queries are led to. */;
+  readonly forwardTo?: string;
+};
 
 /** The capsule's resolv.conf from the host's: a resolver on the host's own loopback is reached through the bridge. */
-export function resolverFor(gateway: string, hostFiles: readonly string[] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"]): Resolver {
+export function resolverFor(
+  gateway: string,
+  hostFiles: readonly string[] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"],
+): Resolver {
   let loopback: string | undefined;
   for (const file of hostFiles) {
     const text = existsSync(file) ? readFileSync(file, "utf8") : "";
@@ -170,12 +195,20 @@ export async function connect(capsule: string, pid: number, address: string): Pr
   const link = hostLink(capsule);
   const gateway = address.replace(/\d+$/, "1");
   // Stable, so that what a capsule derives from its first link stays the same over restarts.
-  const mac = `02${createHash("sha256").update(`mac ${capsule}`).digest("hex").slice(0, 10)}`.replace(/..(?!$)/g, "$&:");
+  const mac = `02${createHash("sha256").update(`mac ${capsule}`).digest("hex").slice(0, 10)}`.replace(
+    /..(?!$)/g,
+    "$&:",
+  );
   const host = [
     `link add ${link} type veth peer name eth0 address ${mac} netns ${pid}`,
     `link set ${link} master ${bridgeName} up`,
   ];
-  const inside = ["link set lo up", `addr add ${address}/24 dev eth0`, "link set eth0 up", `route add default via ${gateway}`];
+  const inside = [
+    "link set lo up",
+    `addr add ${address}/24 dev eth0`,
+    "link set eth0 up",
+    `route add default via ${gateway}`,
+  ];
   await run(["ip", "-batch", "-"], { input: `${host.join("\n")}\n` });
   await run(["nsenter", "-t", String(pid), "-n", "ip", "-batch", "-"], { input: `${inside.join("\n")}\n` });
 }
