@@ -1,0 +1,32 @@
+import { spawn } from "node:child_process";
+import { text } from "node:stream/consumers";
+import { CapsuleError } from "../errors.ts";
+
+/** How long a network tool may take, in milliseconds: 4,000 workloads load in well under this. */
+const TIMEOUT_MS = 30_000;
+
+/** A tool that ended with an error. `stderr` is for the log and for the wrapper that knows the tool's words. */
+export class ToolError extends CapsuleError {
+  readonly stderr: string;
+
+  constructor(tool: string, result: string, stderr: string, cause?: unknown) {
+    super("internal", `${tool} ${result}; the log of capsuled has its output`, { cause, reason: "TOOL_FAILED" });
+    this.stderr = stderr;
+  }
+}
+
+/** Runs a command with `input` as its standard input and returns its standard output. Throws ToolError. */
+export async function runTool(command: readonly string[], input = ""): Promise<string> {
+  const [tool = "", ...args] = command;
+  const child = spawn(tool, args, { timeout: TIMEOUT_MS, killSignal: "SIGKILL", env: { ...process.env, LC_ALL: "C" } });
+  const exit = new Promise<string | undefined>((resolve, reject) => {
+    child.once("error", (error) => reject(new ToolError(tool, "could not be started", "", error)));
+    child.once("close", (code, signal) => resolve(code === 0 ? undefined : `ended with ${signal ?? `code ${code}`}`));
+  });
+  // It may end without having read all: its exit code tells more than EPIPE.
+  child.stdin.on("error", () => undefined);
+  child.stdin.end(input);
+  const [failure, stdout, stderr] = await Promise.all([exit, text(child.stdout), text(child.stderr)]);
+  if (failure !== undefined) throw new ToolError(command.join(" "), failure, stderr);
+  return stdout;
+}
