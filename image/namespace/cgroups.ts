@@ -117,9 +117,14 @@ export async function removeGroups(capsule: string, timeoutMs = 5_000): Promise<
   }
 }
 
-/** Lines "<type> <options or -> <place below /sys/fs/cgroup or .>" for the script that builds the capsule's mounts. */
+/**
+ * Lines "<type> <options or -> <place below /sys/fs/cgroup or .>" for the script that builds the capsule's mounts.
+ * On a host with both kinds the capsule gets v1 only: crun refuses to run where v2 has any controller beside v1's.
+ */
 export function mountTable(hierarchies: readonly Hierarchy[]): string {
+  const hybrid = hierarchies.some(({ type }) => type === "cgroup");
   return hierarchies
+    .filter(({ type }) => !(hybrid && type === "cgroup2"))
     .map(({ mountPoint, type, options }) => {
       const place = mountPoint === base ? "." : basename(mountPoint);
       return `${type} ${options === "" ? "-" : options} ${place}`;
