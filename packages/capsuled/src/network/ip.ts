@@ -1,0 +1,94 @@
+/** ip(8): the bridge of the workloads and their links. */
+import { type Addresses, macOf, type Subnets } from "./allocator.ts";
+import { checkedInterface, linkName } from "./names.ts";
+import { runTool, ToolError } from "./tool.ts";
+
+/** The workload's side of its link. */
+export const WORKLOAD_INTERFACE = "eth0";
+
+/**
+ * Makes the bridge as it must be, whatever there is. `prefix` is a command to run ip by, such as nsenter with its
+ * options. Throws ToolError.
+ */
+export async function ensureBridge(bridge: string, subnets: Subnets, prefix: readonly string[] = []): Promise<void> {
+  const name = checkedInterface(bridge);
+  try {
+    await runTool([...prefix, "ip", "link", "add", name, "type", "bridge"]);
+  } catch (error) {
+    if (!isExisting(error)) throw error;
+  }
+  const bits4 = subnets.cidr4.slice(subnets.cidr4.indexOf("/"));
+  const bits6 = subnets.cidr6.slice(subnets.cidr6.indexOf("/"));
+  const lines = [
+    // The address of a bridge without a fixed one changes with its ports, and every neighbour table would be wrong.
+    `link set ${name} address ${macOf(subnets.gateway4)} up`,
+    `address replace ${subnets.gateway4}${bits4} dev ${name}`,
+    `address replace ${subnets.gateway6}${bits6} dev ${name} nodad`,
+  ];
+  await runTool([...prefix, "ip", "-batch", "-"], `${lines.join("\n")}\n`);
+  await runTool([
+    ...[...prefix, "sysctl", "-e", "-q", "-w"],
+    "net.ipv4.ip_forward=1",
+    "net.ipv6.conf.all.forwarding=1",
+    // Lets the capsule reach ports of workloads on 127.0.0.1; the firewall keeps workloads from using it.
+    `net.ipv4.conf.${name}.route_localnet=1`,
+    // Where br_netfilter is loaded it would translate a hairpin inside the bridge, past the masquerade that it needs.
+    // Unknown where it is not loaded: hence -e.
+    "net.bridge.bridge-nf-call-iptables=0",
+    "net.bridge.bridge-nf-call-ip6tables=0",
+  ]);
+}
+
+/**
+ * Links the network namespace of process `pid` to the bridge, with the addresses given and default routes. What is left
+ * of an earlier try is replaced. The link goes away with the namespace. Throws ToolError.
+ */
+export async function linkWorkload(
+  link: {
+    readonly uid: string;
+    readonly pid: number;
+    readonly bridge: string;
+    readonly addresses: Omit<Addresses, "index">;
+  },
+  subnets: Subnets,
+  prefix: readonly string[] = [],
+): Promise<void> {
+  const name = linkName(link.uid);
+  const { ipv4, ipv6 } = link.addresses;
+  const peer = `peer name ${WORKLOAD_INTERFACE} address ${macOf(ipv4)} netns ${link.pid}`;
+  const outside = `link add ${name} master ${checkedInterface(link.bridge)} up type veth ${peer}\n`;
+  try {
+    await runTool([...prefix, "ip", "-batch", "-"], outside);
+  } catch (error) {
+    if (!isExisting(error)) throw error;
+    await unlinkWorkload(link.uid, prefix);
+    await runTool([...prefix, "ip", "-batch", "-"], outside);
+  }
+  const bits4 = subnets.cidr4.slice(subnets.cidr4.indexOf("/"));
+  const bits6 = subnets.cidr6.slice(subnets.cidr6.indexOf("/"));
+  const inside = [
+    "link set lo up",
+    `link set ${WORKLOAD_INTERFACE} up`,
+    `address add ${ipv4}${bits4} dev ${WORKLOAD_INTERFACE}`,
+    // The allocator and the firewall settle that nobody else has it: no second of waiting for a duplicate.
+    `address add ${ipv6}${bits6} dev ${WORKLOAD_INTERFACE} nodad`,
+    `route add default via ${subnets.gateway4}`,
+    `route add default via ${subnets.gateway6} dev ${WORKLOAD_INTERFACE}`,
+  ];
+  const enter = ["nsenter", `--net=/proc/${link.pid}/ns/net`];
+  await runTool([...enter, "ip", "-batch", "-"], `${inside.join("\n")}\n`);
+}
+
+/** Removes the link of a workload. Safe to call when there is none. Throws ToolError. */
+export async function unlinkWorkload(uid: string, prefix: readonly string[] = []): Promise<void> {
+  try {
+    await runTool([...prefix, "ip", "link", "delete", linkName(uid)]);
+  } catch (error) {
+    if (!(error instanceof ToolError && error.stderr.includes("Cannot find device"))) throw error;
+  }
+}
+
+/** iproute2 passes on the kernel's EEXIST in these words. */
+function isExisting(error: unknown): boolean {
+  return error instanceof ToolError && error.stderr.includes("File exists");
+}
