@@ -163,7 +163,9 @@ function waiting({ failure }: Remembered, { now }: Context, phase: Phase, still 
   return { step: none, phase, message: failure.message + still, wakeAt: failure.retryAt };
 }
 
-function isRunning(seen: Seen | undefined): seen is Seen {
+type Running = Seen & { readonly task: { readonly state: "running" | "paused" } };
+
+function isRunning(seen: Seen | undefined): seen is Running {
   return seen !== undefined && (seen.task.state === "running" || seen.task.state === "paused");
 }
 

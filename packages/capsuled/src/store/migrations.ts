@@ -84,4 +84,8 @@ export const migrations: readonly string[] = [
     ca_certificate TEXT NOT NULL
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  -- How many of the restarts that were asked for have been carried out.
+  ALTER TABLE workloads ADD COLUMN restarts_done INTEGER NOT NULL DEFAULT 0;
+  `,
 ];

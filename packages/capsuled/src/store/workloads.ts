@@ -15,6 +15,7 @@ export interface WorkloadRecord {
   readonly desired: "running" | "stopped";
   /** Counts the restarts that were asked for, so that each is carried out once. */
   readonly restartsWanted: number;
+  readonly restartsDone: number;
   readonly deleting: boolean;
   readonly createdAt: Date;
   readonly updatedAt: Date;
@@ -43,6 +44,10 @@ export class WorkloadRepository {
   /** All, by name. */
   list(): WorkloadRecord[] {
     return this.#db.all("SELECT * FROM workloads ORDER BY name").map(recordOf);
+  }
+
+  count(): number {
+    return Number(this.#db.get("SELECT count(*) AS n FROM workloads")?.["n"] ?? 0);
   }
 
   /** Adds a workload that does not exist, wanted running, generation 1. */
@@ -91,6 +96,14 @@ export class WorkloadRepository {
     return this.#changed(name, "workload");
   }
 
+  /**
+   * Notes that restarts up to this count are carried out. Written after the start: when capsuled is killed in between,
+   * the workload restarts once more rather than not at all.
+   */
+  setRestartsDone(uid: string, count: number): void {
+    this.#db.observation(() => this.#db.run("UPDATE workloads SET restarts_done = ? WHERE uid = ?", count, uid));
+  }
+
   markDeleting(name: string, now: Date): WorkloadRecord {
     this.#db.run("UPDATE workloads SET deleting = 1, updated_at = ? WHERE name = ?", now.getTime(), name);
     return this.#changed(name, "workload");
@@ -134,6 +147,7 @@ function recordOf(row: Row): WorkloadRecord {
     generation: Number(row["generation"]),
     desired: row["desired"] as "running" | "stopped",
     restartsWanted: Number(row["restarts_wanted"]),
+    restartsDone: Number(row["restarts_done"]),
     deleting: row["deleting"] === 1,
     createdAt: new Date(Number(row["created_at"])),
     updatedAt: new Date(Number(row["updated_at"])),

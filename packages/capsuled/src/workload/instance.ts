@@ -1,0 +1,105 @@
+/** From a workload's record to what its runtime driver is asked to run. Pure. */
+import { type ContainerSpec, type DnsConfig, NetworkMode } from "@capsule/api";
+import { CapsuleError } from "../errors.ts";
+import type { Instance } from "../runtime/instance.ts";
+import type { WorkloadRecord } from "../store/workloads.ts";
+
+const mib = 1024 * 1024;
+
+export type NetworkKind = "bridge" | "host" | "none";
+
+/** What other parts ask of a spec, with its defaults filled in. */
+export interface Settings {
+  readonly image: string;
+  readonly network: NetworkKind;
+  readonly hostname: string;
+  readonly dns: DnsConfig | undefined;
+  readonly stopTimeoutMs: number;
+  readonly stopSignal: string | undefined;
+}
+
+/** The container part of a record. Throws `unimplemented` for a kind that this version does not run. */
+export function containerOf(record: Pick<WorkloadRecord, "name" | "spec">): ContainerSpec {
+  if (record.spec.kind.case === "container") return record.spec.kind.value;
+  throw new CapsuleError("unimplemented", `Workload "${record.name}" is of a kind that this version does not run.`);
+}
+
+export function settingsOf(record: Pick<WorkloadRecord, "name" | "spec">): Settings {
+  const spec = containerOf(record);
+  return {
+    image: spec.image,
+    network: networkOf(spec.networkMode),
+    hostname: spec.hostname === "" ? record.name : spec.hostname,
+    dns: spec.dns,
+    stopTimeoutMs:
+      spec.stopTimeout === undefined
+        ? 10_000
+        : Number(spec.stopTimeout.seconds) * 1000 + Math.floor(spec.stopTimeout.nanos / 1e6),
+    stopSignal: orUndefined(spec.stopSignal),
+  };
+}
+
+/** The instance of a record. `files` are those that the capsule makes: path inside → path on the capsule. */
+export function instanceOf(
+  record: WorkloadRecord,
+  image: { readonly reference: string; readonly digest: string },
+  files: ReadonlyMap<string, string>,
+  logDir: string,
+): Instance {
+  const spec = containerOf(record);
+  const settings = settingsOf(record);
+  return {
+    uid: record.uid,
+    name: record.name,
+    generation: record.generation,
+    image,
+    command: spec.command,
+    args: spec.args,
+    env: new Map(spec.env.map(({ name, value }) => [name, value])),
+    workingDir: orUndefined(spec.workingDir),
+    user: orUndefined(spec.user),
+    hostname: settings.hostname,
+    network: settings.network,
+    limits: {
+      cpuMillis: spec.resources?.cpuMillis ?? 0,
+      memoryBytes: (spec.resources?.memoryMib ?? 0) * mib,
+      pidsMax: spec.resources?.pidsMax || 4096,
+    },
+    stopSignal: settings.stopSignal,
+    files,
+    mounts: [],
+    logs: {
+      dir: logDir,
+      maxBytes: Number(spec.logs?.maxBytes ?? 0n) || 10 * mib,
+      maxFiles: spec.logs?.maxFiles || 3,
+    },
+    container: {
+      addCapabilities: spec.capabilities?.add ?? [],
+      dropCapabilities: spec.capabilities?.drop ?? [],
+      readOnlyRoot: spec.readOnlyRoot,
+      sysctls: new Map(Object.entries(spec.sysctls)),
+      userNamespace: spec.userNamespace,
+      privileged: spec.privileged,
+      tmpfs: spec.tmpfs.map(({ mountPath, sizeMib }) => ({ target: mountPath, sizeBytes: (sizeMib || 64) * mib })),
+      shmBytes: (spec.shmMib || 64) * mib,
+      init: spec.init,
+    },
+  };
+}
+
+/** The network of a container by its mode. */
+export function networkOf(mode: NetworkMode): NetworkKind {
+  switch (mode) {
+    case NetworkMode.UNSPECIFIED:
+    case NetworkMode.BRIDGE:
+      return "bridge";
+    case NetworkMode.HOST:
+      return "host";
+    case NetworkMode.NONE:
+      return "none";
+  }
+}
+
+function orUndefined(text: string): string | undefined {
+  return text === "" ? undefined : text;
+}

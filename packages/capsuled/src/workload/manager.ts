@@ -1,0 +1,207 @@
+/**
+ * What the operator may do to the wanted state: each call is checked whole, then written in one transaction. Carrying it
+ * out is the reconciler's work, which hears of it through the store.
+ */
+import { ApplyResult_Action, Protocol, type Resource, type WorkloadSpec } from "@capsule/api";
+import { CapsuleError, type FieldViolation } from "../errors.ts";
+import type { ImageStore } from "../runtime/images.ts";
+import type { PortClaim } from "../store/host-ports.ts";
+import type { Store } from "../store/store.ts";
+import type { WorkloadRecord } from "../store/workloads.ts";
+import { type Change, canonical, diffSpecs } from "./diff.ts";
+import { networkOf } from "./instance.ts";
+import { validateWorkload } from "./validate.ts";
+
+/** Most workloads on a capsule: as many as its subnet has addresses. */
+const maxWorkloads = 4_000;
+
+export interface Applied {
+  readonly name: string;
+  readonly action: ApplyResult_Action;
+  readonly changes: readonly Change[];
+  /** 0 for a creation that is only tried. */
+  readonly generation: number;
+  readonly desired: "running" | "stopped";
+}
+
+export interface ManagerOptions {
+  readonly store: Store;
+  readonly images: Pick<ImageStore, "normalize">;
+  /** Gives a workload its addresses; called inside the transaction. */
+  readonly allocate: (uid: string) => void;
+  readonly now?: () => Date;
+}
+
+/** Thrown to undo a transaction that was only a trial. */
+class DryRun extends Error {}
+
+export class WorkloadManager {
+  readonly #store: Store;
+  readonly #images: Pick<ImageStore, "normalize">;
+  readonly #allocate: (uid: string) => void;
+  readonly #now: () => Date;
+
+  constructor({ store, images, allocate, now = () => new Date() }: ManagerOptions) {
+    this.#store = store;
+    this.#images = images;
+    this.#allocate = allocate;
+    this.#now = now;
+  }
+
+  /**
+   * Makes the resources the wanted state, all or none, in their order. A dry run goes the same way and is undone, so it
+   * finds the same faults. Throws `invalid` with every fault, `conflict` for a port that is taken or a workload that is
+   * being deleted, `exhausted` when the capsule is full.
+   */
+  apply(resources: readonly Resource[], dryRun: boolean): Applied[] {
+    const specs = this.#check(resources);
+    let results: Applied[] = [];
+    try {
+      this.#store.transaction(() => {
+        results = specs.map((spec) => this.#applyOne(spec));
+        if (dryRun) throw new DryRun();
+      });
+    } catch (error) {
+      if (!(error instanceof DryRun)) throw error;
+      return results.map((one) => (one.action === ApplyResult_Action.CREATED ? { ...one, generation: 0 } : one));
+    }
+    return results;
+  }
+
+  /** Marks workloads for deletion. Throws `notFound` naming all that do not exist, and marks none then. */
+  delete(names: readonly string[]): void {
+    if (names.length === 0) throw new CapsuleError("invalid", "No workload was named.");
+    this.#store.transaction(() => {
+      const missing = names.filter((name) => this.#store.workloads.get(name) === undefined);
+      if (missing.length > 0) throw noWorkload(missing);
+      for (const name of new Set(names)) this.#store.workloads.markDeleting(name, this.#now());
+    });
+  }
+
+  /** Wants it running; one that has ended runs again. Changes nothing when it runs or is about to. */
+  start(name: string): WorkloadRecord {
+    return this.#store.transaction(() => {
+      const record = this.#changeable(name);
+      const isUp = record.status.pid !== 0 || record.restartsWanted > record.restartsDone;
+      if (record.desired === "running" && isUp) return record;
+      return this.#store.workloads.requestRestart(name, this.#now());
+    });
+  }
+
+  stop(name: string): WorkloadRecord {
+    return this.#store.transaction(() => {
+      const record = this.#changeable(name);
+      return record.desired === "stopped" ? record : this.#store.workloads.setDesired(name, "stopped", this.#now());
+    });
+  }
+
+  restart(name: string): WorkloadRecord {
+    return this.#store.transaction(() => {
+      this.#changeable(name);
+      return this.#store.workloads.requestRestart(name, this.#now());
+    });
+  }
+
+  /** Throws `notFound`. */
+  get(name: string): WorkloadRecord {
+    const record = this.#store.workloads.get(name);
+    if (record === undefined) throw noWorkload([name]);
+    return record;
+  }
+
+  #changeable(name: string): WorkloadRecord {
+    const record = this.get(name);
+    if (record.deleting) throw beingDeleted(name);
+    return record;
+  }
+
+  /** Finds every fault of every resource before anything is written. */
+  #check(resources: readonly Resource[]): WorkloadSpec[] {
+    const violations: FieldViolation[] = [];
+    const specs: WorkloadSpec[] = [];
+    const names = new Set<string>();
+    if (resources.length === 0) violations.push({ path: "resources", description: "nothing to apply" });
+    for (const [i, { kind }] of resources.entries()) {
+      const at = `resources[${i}]`;
+      if (kind.case === "workload") {
+        const spec = kind.value;
+        specs.push(spec);
+        const faults = validateWorkload(spec);
+        if (names.has(spec.name)) faults.push({ path: "name", description: `"${spec.name}" is there twice` });
+        names.add(spec.name);
+        if (spec.kind.case === "container" && spec.kind.value.image !== "")
+          faults.push(...this.#imageFaults(spec.kind.value.image));
+        violations.push(...faults.map(({ path, description }) => ({ path: `${at}.${path}`, description })));
+      } else {
+        const what = kind.case === "volume" ? "this version of Capsule has no volumes yet" : "it says no kind";
+        violations.push({ path: at, description: what });
+      }
+    }
+    if (violations.length > 0) {
+      const [first] = violations;
+      const more = violations.length > 1 ? ` (and ${violations.length - 1} more)` : "";
+      throw new CapsuleError("invalid", `Nothing was applied: ${first?.path}: ${first?.description}${more}`, {
+        reason: "INVALID_SPEC",
+        violations: violations.slice(0, 100),
+      });
+    }
+    return specs;
+  }
+
+  #imageFaults(image: string): FieldViolation[] {
+    try {
+      this.#images.normalize(image);
+      return [];
+    } catch (error) {
+      if (!(error instanceof CapsuleError) || error.kind !== "invalid") throw error;
+      return [{ path: "container.image", description: error.message }];
+    }
+  }
+
+  #applyOne(spec: WorkloadSpec): Applied {
+    const { workloads } = this.#store;
+    const before = workloads.get(spec.name);
+    if (before?.deleting === true) throw beingDeleted(spec.name);
+    const changes = diffSpecs(before?.spec, spec);
+    if (before !== undefined && changes.length === 0) {
+      return result(before, ApplyResult_Action.UNCHANGED, []);
+    }
+    if (before === undefined && workloads.count() >= maxWorkloads) {
+      throw new CapsuleError("exhausted", `The capsule has ${maxWorkloads} workloads, the most it takes; delete some.`);
+    }
+    const after = before === undefined ? workloads.insert(spec, this.#now()) : workloads.updateSpec(spec, this.#now());
+    this.#store.hostPorts.replace(after.uid, portsOf(spec));
+    const container = spec.kind.value;
+    if (container !== undefined && networkOf(container.networkMode) === "bridge") this.#allocate(after.uid);
+    else this.#store.addresses.release(after.uid);
+    return result(after, before === undefined ? ApplyResult_Action.CREATED : ApplyResult_Action.UPDATED, changes);
+  }
+}
+
+function result(record: WorkloadRecord, action: ApplyResult_Action, changes: readonly Change[]): Applied {
+  return { name: record.name, action, changes, generation: record.generation, desired: record.desired };
+}
+
+/** The ports of the capsule that a spec claims. */
+export function portsOf(spec: WorkloadSpec): PortClaim[] {
+  return (canonical(spec).kind.value?.ports ?? []).map(({ protocol, hostPort, hostAddress }) => ({
+    protocol: protocol === Protocol.UDP ? "udp" : "tcp",
+    port: hostPort,
+    hostAddress,
+  }));
+}
+
+function noWorkload(names: readonly string[]): CapsuleError {
+  return new CapsuleError(
+    "notFound",
+    `${names.length === 1 ? `No workload has the name "${names[0]}"` : `No workloads have the names ${names.map((n) => `"${n}"`).join(", ")}`}. \`capsulectl workload list\` shows them.`,
+    { reason: "NO_WORKLOAD", metadata: { name: names[0] ?? "" } },
+  );
+}
+
+function beingDeleted(name: string): CapsuleError {
+  return new CapsuleError("conflict", `Workload "${name}" is being deleted. Try again when it is gone.`, {
+    reason: "BEING_DELETED",
+    metadata: { name },
+  });
+}

@@ -1,0 +1,227 @@
+/**
+ * Whether a spec can be carried out at all. Pure; finds every fault at once, each with its path in the manifest. What a
+ * later version will do is refused by name: a setting that is silently ignored would be worse.
+ */
+import { isIP } from "node:net";
+import type { ContainerSpec, WorkloadSpec } from "@capsule/api";
+import { ImagePullPolicy, NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
+import type { FieldViolation } from "../errors.ts";
+
+const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+const ENV_NAME = /^[^=\0]+$/;
+const SYSCTL = /^[a-z0-9_-]+([./][A-Za-z0-9_-]+)+$/;
+const CAPABILITY = /^(CAP_)?[A-Z_]+$/i;
+const SIGNAL = /^(SIG)?[A-Z0-9+-]+$|^[0-9]{1,2}$/i;
+/** The port of the capsule's own API. */
+const API_PORT = 50_000;
+/** Namespaced kernel parameters (sysctl(2) namespaces; the same families as Docker takes). */
+const NAMESPACED = /^(kernel\.(msg(max|mnb|mni)|sem|shm(all|max|mni|_rmid_forced))|fs\.mqueue\..+|net\..+)$/;
+const MAX_MILLIS = 1_024_000;
+const MAX_MEMORY_MIB = 64 * 1024 * 1024;
+
+/** Collects faults below a path. */
+class Faults {
+  readonly found: FieldViolation[] = [];
+  add(path: string, description: string): void {
+    // One wrong list of a million entries must not become an answer of a million lines.
+    if (this.found.length < 50) this.found.push({ path, description });
+  }
+}
+
+/** Every fault of a spec; empty when there is none. */
+export function validateWorkload(spec: WorkloadSpec): FieldViolation[] {
+  const faults = new Faults();
+  if (!LABEL.test(spec.name)) {
+    faults.add("name", `"${clip(spec.name)}" is no DNS label: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`);
+  }
+  const labels = Object.entries(spec.labels);
+  if (labels.length > 64) faults.add("labels", `${labels.length} labels; at most 64 are taken`);
+  for (const [key, value] of labels.slice(0, 64)) {
+    if (key.length < 1 || key.length > 63) faults.add("labels", `label "${clip(key)}": a key has 1 to 63 characters`);
+    if (value.length > 256) faults.add(`labels["${clip(key)}"]`, "a value has at most 256 characters");
+  }
+  switch (spec.kind.case) {
+    case "container":
+      validateContainer(spec.kind.value, faults);
+      break;
+    case "microVm":
+      faults.add("microVm", "this version of Capsule runs containers only; microVMs come with a later one");
+      break;
+    case undefined:
+      faults.add("container", "it has neither `container` nor `microVm`: one is needed");
+  }
+  return faults.found;
+}
+
+function validateContainer(spec: ContainerSpec, faults: Faults): void {
+  const at = (path: string): string => `container.${path}`;
+  if (spec.image === "") faults.add(at("image"), "an image is needed, such as busybox:1");
+  validateProcess(spec, faults);
+  validateNetwork(spec, faults);
+  validateLimits(spec, faults);
+  for (const [i, { mountPath }] of spec.tmpfs.entries()) {
+    if (!isCleanPath(mountPath)) faults.add(at(`tmpfs[${i}].mountPath`), pathFault(mountPath));
+  }
+  duplicates(spec.tmpfs.map(({ mountPath }) => mountPath)).forEach((i) => {
+    faults.add(at(`tmpfs[${i}].mountPath`), "another mount has the same path");
+  });
+  for (const list of ["add", "drop"] as const) {
+    for (const [i, name] of (spec.capabilities?.[list] ?? []).entries()) {
+      if (!CAPABILITY.test(name)) faults.add(at(`capabilities.${list}[${i}]`), `"${clip(name)}" is no capability`);
+    }
+  }
+  for (const name of Object.keys(spec.sysctls)) {
+    const path = at(`sysctls["${clip(name)}"]`);
+    if (!SYSCTL.test(name)) faults.add(path, "no name of a kernel parameter, such as net.core.somaxconn");
+    else if (!NAMESPACED.test(name)) faults.add(path, "it belongs to the whole machine, not to one container");
+    else if (name.startsWith("net.") && spec.networkMode === NetworkMode.HOST) {
+      faults.add(path, "with networkMode HOST it would change the capsule itself");
+    }
+  }
+  if (spec.privileged && spec.userNamespace) {
+    faults.add(at("privileged"), "it cannot be combined with userNamespace: choose one");
+  }
+  refuseLater(spec, faults);
+}
+
+function validateProcess(spec: ContainerSpec, faults: Faults): void {
+  const at = (path: string): string => `container.${path}`;
+  for (const [i, { name, value }] of spec.env.entries()) {
+    if (!ENV_NAME.test(name)) faults.add(at(`env[${i}].name`), `"${clip(name)}" is no name of a variable`);
+    if (value.includes("\0")) faults.add(at(`env[${i}].value`), "it contains a zero byte");
+  }
+  duplicates(spec.env.map(({ name }) => name)).forEach((i) => {
+    faults.add(at(`env[${i}].name`), `"${clip(spec.env[i]?.name ?? "")}" is set twice`);
+  });
+  for (const list of ["command", "args"] as const) {
+    for (const [i, word] of spec[list].entries()) {
+      if (word.includes("\0")) faults.add(at(`${list}[${i}]`), "it contains a zero byte");
+    }
+  }
+  if (spec.command[0] === "") faults.add(at("command[0]"), "the program's name is empty");
+  if (spec.workingDir !== "" && !isCleanPath(spec.workingDir)) faults.add(at("workingDir"), pathFault(spec.workingDir));
+  if (spec.user.length > 256 || /[\0\n]/.test(spec.user))
+    faults.add(at("user"), "no user, such as 1000:1000 or www-data");
+  if (spec.hostname !== "" && !spec.hostname.split(".").every((label) => LABEL.test(label))) {
+    faults.add(at("hostname"), `"${clip(spec.hostname)}" is no host name`);
+  }
+  if (spec.hostname.length > 64) faults.add(at("hostname"), "a host name has at most 64 characters");
+  if (spec.hostname !== "" && spec.networkMode === NetworkMode.HOST) {
+    faults.add(at("hostname"), "with networkMode HOST it has the capsule's own");
+  }
+  if (spec.stopSignal !== "" && !SIGNAL.test(spec.stopSignal)) {
+    faults.add(at("stopSignal"), `"${clip(spec.stopSignal)}" is no signal, such as SIGTERM or 15`);
+  }
+  const { stopTimeout } = spec;
+  if (stopTimeout !== undefined && (stopTimeout.seconds < 0n || stopTimeout.nanos < 0 || stopTimeout.seconds > 600n)) {
+    faults.add(at("stopTimeout"), "it is between 0 and 10 minutes");
+  }
+  known(spec.restartPolicy, RestartPolicy, at("restartPolicy"), faults);
+  known(spec.imagePullPolicy, ImagePullPolicy, at("imagePullPolicy"), faults);
+}
+
+function validateNetwork(spec: ContainerSpec, faults: Faults): void {
+  const at = (path: string): string => `container.${path}`;
+  known(spec.networkMode, NetworkMode, at("networkMode"), faults);
+  if (spec.ports.length > 1_000) faults.add(at("ports"), `${spec.ports.length} ports; at most 1000 are taken`);
+  for (const [i, port] of spec.ports.slice(0, 1_000).entries()) {
+    const path = at(`ports[${i}]`);
+    known(port.protocol, Protocol, `${path}.protocol`, faults);
+    if (port.containerPort < 1 || port.containerPort > 65_535) {
+      faults.add(`${path}.containerPort`, `${port.containerPort} is no port: 1 to 65535`);
+    }
+    if (port.hostPort > 65_535) faults.add(`${path}.hostPort`, `${port.hostPort} is no port: 1 to 65535`);
+    if ((port.hostPort || port.containerPort) === API_PORT && port.protocol !== Protocol.UDP) {
+      faults.add(`${path}.hostPort`, `${API_PORT}/tcp is the capsule's own API; choose another hostPort`);
+    }
+    if (port.hostAddress !== "" && (isIP(port.hostAddress) === 0 || port.hostAddress.includes("%"))) {
+      faults.add(`${path}.hostAddress`, `"${clip(port.hostAddress)}" is no IP address`);
+    }
+  }
+  duplicates(
+    spec.ports.map((p) => `${p.protocol || Protocol.TCP} ${p.hostPort || p.containerPort} ${p.hostAddress}`),
+  ).forEach((i) => {
+    faults.add(at(`ports[${i}].hostPort`), "the workload maps this port twice");
+  });
+  const bridged = spec.networkMode === NetworkMode.UNSPECIFIED || spec.networkMode === NetworkMode.BRIDGE;
+  if (!bridged && spec.ports.length > 0) faults.add(at("ports"), "ports are mapped with networkMode BRIDGE only");
+  for (const [i, server] of (spec.dns?.servers ?? []).entries()) {
+    if (isIP(server) === 0) faults.add(at(`dns.servers[${i}]`), `"${clip(server)}" is no IP address`);
+  }
+  for (const list of ["searches", "options"] as const) {
+    for (const [i, word] of (spec.dns?.[list] ?? []).entries()) {
+      if (!/^[A-Za-z0-9_.:-]{1,253}$/.test(word))
+        faults.add(at(`dns.${list}[${i}]`), `"${clip(word)}" is not possible here`);
+    }
+  }
+}
+
+function validateLimits(spec: ContainerSpec, faults: Faults): void {
+  const at = (path: string): string => `container.${path}`;
+  const { cpuMillis = 0, memoryMib = 0, pidsMax = 0 } = spec.resources ?? {};
+  if (cpuMillis !== 0 && (cpuMillis < 10 || cpuMillis > MAX_MILLIS)) {
+    faults.add(at("resources.cpuMillis"), `${cpuMillis} is not possible: 10 to ${MAX_MILLIS}, or 0 for no limit`);
+  }
+  if (memoryMib !== 0 && (memoryMib < 6 || memoryMib > MAX_MEMORY_MIB)) {
+    faults.add(at("resources.memoryMib"), `${memoryMib} is not possible: 6 to ${MAX_MEMORY_MIB}, or 0 for no limit`);
+  }
+  if (pidsMax > 4_194_304) faults.add(at("resources.pidsMax"), `${pidsMax} is more than Linux has (4194304)`);
+  if (spec.shmMib > MAX_MEMORY_MIB) faults.add(at("shmMib"), `${spec.shmMib} MiB is not possible`);
+  for (const [i, { sizeMib }] of spec.tmpfs.entries()) {
+    if (sizeMib > MAX_MEMORY_MIB) faults.add(at(`tmpfs[${i}].sizeMib`), `${sizeMib} MiB is not possible`);
+  }
+  const { maxBytes = 0n, maxFiles = 0 } = spec.logs ?? {};
+  if (maxBytes !== 0n && (maxBytes < 65_536n || maxBytes > 2n ** 40n)) {
+    faults.add(at("logs.maxBytes"), "the size of a log file is between 64 KiB and 1 TiB");
+  }
+  if (maxFiles > 100) faults.add(at("logs.maxFiles"), "at most 100 log files are kept");
+}
+
+/** What has its place in the schema and not yet in this version. */
+function refuseLater(spec: ContainerSpec, faults: Faults): void {
+  const later: readonly [string, boolean, string][] = [
+    ["mounts", spec.mounts.length > 0, "volumes"],
+    ["probes", spec.probes.length > 0, "health checks"],
+    ["dependsOn", spec.dependsOn.length > 0, "dependencies"],
+    ["devices", spec.devices.length > 0, "devices"],
+    ["secrets", spec.secrets.length > 0, "secrets"],
+    ["allowFrom", spec.allowFrom.length > 0, "the fabric"],
+    ["allowTo", spec.allowTo.length > 0, "the fabric"],
+    ["job", spec.job !== undefined, "jobs"],
+    ["init", spec.init, "an init inside the container"],
+  ];
+  for (const [field, used, what] of later) {
+    if (used) faults.add(`container.${field}`, `this version of Capsule has no ${what} yet: leave the field out`);
+  }
+}
+
+/** Proto3 keeps numbers that the enum does not know. */
+function known(
+  value: number,
+  type: Readonly<Record<string | number, string | number>>,
+  path: string,
+  faults: Faults,
+): void {
+  if (type[value] === undefined) faults.add(path, `${value} is none of its values`);
+}
+
+function isCleanPath(path: string): boolean {
+  return path.startsWith("/") && path.length < 4096 && !path.includes("\0") && !path.split("/").includes("..");
+}
+
+function pathFault(path: string): string {
+  return `"${clip(path)}" is not possible: an absolute path below / without ".." is needed`;
+}
+
+function duplicates(values: readonly string[]): number[] {
+  const seen = new Set<string>();
+  return values.flatMap((value, i) => {
+    if (seen.has(value)) return [i];
+    seen.add(value);
+    return [];
+  });
+}
+
+function clip(text: string): string {
+  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+}
