@@ -64,6 +64,11 @@ export class EventRepository {
     });
   }
 
+  /** Forgets the events of an object that is gone: another one of its name has none of them. */
+  removeOf(objectKind: EventRecord["objectKind"], objectName: string): void {
+    this.#db.run("DELETE FROM events WHERE object_kind = ? AND object_name = ?", objectKind, objectName);
+  }
+
   /** The newest `limit`, oldest first; of one workload, or of everything. */
   newest(limit: number, workload?: string): EventRecord[] {
     const rows =

@@ -104,6 +104,14 @@ export class WorkloadRepository {
     this.#db.observation(() => this.#db.run("UPDATE workloads SET restarts_done = ? WHERE uid = ?", count, uid));
   }
 
+  /** Counts a start after the first into the status. */
+  countRestart(uid: string): void {
+    const record = this.byUid(uid);
+    if (record === undefined) return;
+    record.status.restartCount++;
+    this.setStatus(uid, record.status);
+  }
+
   markDeleting(name: string, now: Date): WorkloadRecord {
     this.#db.run("UPDATE workloads SET deleting = 1, updated_at = ? WHERE name = ?", now.getTime(), name);
     return this.#changed(name, "workload");

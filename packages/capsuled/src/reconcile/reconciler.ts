@@ -1,0 +1,344 @@
+/**
+ * Brings every workload to what is wanted of it, and keeps it there. Level-triggered: each pass looks at the store and at
+ * the runtime, plans one step, carries it out and looks again. Events of the store and of the runtime make it look soon,
+ * a slow resync makes it look at last.
+ *
+ * Invariants: a workload is changed only inside its own pass, one pass at a time; a step may be cut at any point and the
+ * next pass goes on from what is there; no pass waits for a pull.
+ */
+import { equals } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { EventType, WorkloadStatusSchema } from "@capsule/api";
+import type { Logger } from "pino";
+import { messageOf } from "../errors.ts";
+import type { Network } from "../network/network.ts";
+import type { Observed, RuntimeDriver } from "../runtime/driver.ts";
+import type { ImageStore } from "../runtime/images.ts";
+import type { Store } from "../store/store.ts";
+import type { WorkloadRecord } from "../store/workloads.ts";
+import { Memory } from "./memory.ts";
+import {
+  exitText,
+  type ImageState,
+  needsImage,
+  type Plan,
+  plan,
+  type Seen,
+  type Step,
+  type Wanted,
+} from "./planner.ts";
+import type { Pulls } from "./pulls.ts";
+import { KeyedQueue } from "./queue.ts";
+import { newExit, statusOf } from "./status.ts";
+import type { StepContext } from "./steps.ts";
+import { executeStep } from "./steps.ts";
+import { wantedOf } from "./wanted.ts";
+
+export interface ReconcilerOptions {
+  readonly store: Store;
+  readonly driver: RuntimeDriver;
+  readonly images: ImageStore;
+  readonly network: Network;
+  readonly pulls: Pulls;
+  /** Directory of the workloads' own data, a directory each: logs. */
+  readonly workloadsDir: string;
+  readonly log: Logger;
+  /** Passes at once; those that wait for something slow do not count. Default 8. */
+  readonly workers?: number;
+  /** Default 60,000. */
+  readonly resyncMs?: number;
+}
+
+/** Progress of a pull is written at most this often, in milliseconds. */
+const progressMs = 500;
+
+export class Reconciler {
+  readonly #options: ReconcilerOptions;
+  readonly #queue: KeyedQueue;
+  readonly #memories = new Map<string, Memory>();
+  /** Seen by `list` and not used yet: spares a look at each one. */
+  readonly #listed = new Map<string, Observed>();
+  readonly #stopping = new AbortController();
+  #goingDown = false;
+  #networkChanged = true;
+  #networkSync: Promise<void> = Promise.resolve();
+  #unsubscribe: () => void = () => undefined;
+  #resync: NodeJS.Timeout | undefined;
+
+  constructor(options: ReconcilerOptions) {
+    this.#options = options;
+    this.#queue = new KeyedQueue({ workers: options.workers ?? 8, handle: (uid) => this.#pass(uid) });
+  }
+
+  /** Adopts what runs, touching none of it; removes what belongs to no workload; then looks at every workload. */
+  async start(): Promise<void> {
+    const { store, driver, log } = this.#options;
+    this.#unsubscribe = store.changes.subscribe((change) => {
+      if (change.kind === "workload") {
+        this.#networkChanged = true;
+        this.#queue.add(change.uid);
+      } else if (change.kind === "workloadGone") {
+        this.#networkChanged = true;
+        void this.#syncNetwork().catch((error: unknown) => log.error({ err: error }, "firewall after a delete"));
+      }
+    });
+    driver.onChange((uid) => {
+      this.#listed.delete(uid);
+      this.#queue.add(uid);
+    });
+    await this.#lookAtAll();
+    this.#resync = setInterval(() => {
+      this.#lookAtAll().catch((error: unknown) => log.warn({ err: error }, "resync failed; it is tried again"));
+    }, this.#options.resyncMs ?? 60_000);
+    this.#resync.unref();
+  }
+
+  /** Ends without touching any workload; steps under way are cut. */
+  async stop(): Promise<void> {
+    clearInterval(this.#resync);
+    this.#unsubscribe();
+    this.#options.pulls.stop();
+    this.#stopping.abort(new Error("capsuled stops"));
+    await this.#queue.stop();
+  }
+
+  /** The capsule goes down: stops every workload, each with its own time to end; resolves when none runs. */
+  async stopWorkloads(deadline: Date): Promise<void> {
+    this.#goingDown = true;
+    this.#options.pulls.stop();
+    for (const { uid } of this.#options.store.workloads.list()) this.#queue.add(uid);
+    for (;;) {
+      const running = (await this.#options.driver.list()).filter(({ task }) => task.state === "running");
+      if (running.length === 0 || new Date() >= deadline) return;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+
+  /** One look at everything that the runtime has, and a pass for each workload that needs one. */
+  async #lookAtAll(): Promise<void> {
+    const { store, driver, log } = this.#options;
+    const all = await driver.list(this.#stopping.signal);
+    const known = new Set<string>();
+    for (const record of store.workloads.list()) {
+      known.add(record.uid);
+      this.#queue.add(record.uid);
+    }
+    for (const seen of all) {
+      if (known.has(seen.uid)) this.#listed.set(seen.uid, seen);
+      else if (store.workloads.byUid(seen.uid) === undefined) {
+        log.warn({ uid: seen.uid, workload: seen.name }, "removing an instance of no workload");
+        await driver.remove(seen.uid, this.#stopping.signal);
+      }
+    }
+  }
+
+  async #pass(uid: string): Promise<void> {
+    if (this.#stopping.signal.aborted) return;
+    const { store, log } = this.#options;
+    let record: WorkloadRecord | undefined;
+    try {
+      record = store.workloads.byUid(uid);
+      if (record === undefined) {
+        this.#memories.delete(uid);
+        this.#options.pulls.forget(uid);
+        return;
+      }
+      await this.#reconcile(record, this.#memoryOf(record));
+    } catch (error) {
+      if (this.#stopping.signal.aborted) return;
+      log.error({ err: error, uid, workload: record?.name }, "reconciling failed");
+      // Nothing was learnt of the workload, so its status stays; a full disk or a containerd that restarts ends here.
+      this.#queue.addAt(uid, new Date(Date.now() + 2_000));
+    }
+  }
+
+  async #reconcile(record: WorkloadRecord, memory: Memory): Promise<void> {
+    const { store, driver } = this.#options;
+    const now = new Date();
+    const seen = this.#listed.get(record.uid) ?? (await driver.observe(record.uid, this.#stopping.signal));
+    this.#listed.delete(record.uid);
+    const wanted = wantedOf(record);
+    this.#noteExit(record, wanted, seen, memory, now);
+    const made = await this.#plan(record, wanted, seen, memory, now);
+    this.#writeStatus(record, seen, made, memory, now);
+    if (made.wakeAt !== undefined) this.#queue.addAt(record.uid, made.wakeAt);
+    if (made.step.kind !== "pull") this.#options.pulls.forget(record.uid);
+    if (made.step.kind === "none") return;
+    if (made.step.kind === "pull") {
+      this.#pull(record, memory);
+      return;
+    }
+    try {
+      if (made.step.kind === "start") await this.#syncNetwork();
+      await executeStep(made.step, this.#stepContext(record));
+      this.#stepDone(record, made.step, memory);
+    } catch (error) {
+      if (this.#stopping.signal.aborted) return;
+      this.#stepFailed(record, memory, made.step, error);
+    }
+    // Look again: at what the step made, or to write down that it failed.
+    if (store.workloads.byUid(record.uid) !== undefined) this.#queue.add(record.uid);
+  }
+
+  async #plan(
+    record: WorkloadRecord,
+    wanted: Wanted,
+    seen: Seen | undefined,
+    memory: Memory,
+    now: Date,
+  ): Promise<Plan> {
+    const imageName = record.spec.kind.value?.image ?? "";
+    const context = { now, imageName, goingDown: this.#goingDown };
+    let image: ImageState = { state: "unknown" };
+    if (needsImage(wanted, seen, context) && (memory.failure === undefined || memory.failure.retryAt <= now)) {
+      const { images } = this.#options;
+      const found = await images.find(images.normalize(imageName), this.#stopping.signal);
+      image =
+        found === undefined
+          ? { state: "absent" }
+          : { state: "present", digest: found.digest, fresh: memory.pulled !== undefined };
+    }
+    const { phase, observedGeneration } = record.status;
+    const remembered = { phase, phaseGeneration: Number(observedGeneration), failure: memory.failure };
+    return plan(wanted, seen, image, remembered, context);
+  }
+
+  #noteExit(record: WorkloadRecord, wanted: Wanted, seen: Observed | undefined, memory: Memory, now: Date): void {
+    const exit = newExit(record, seen);
+    if (exit === undefined) return;
+    record.status.lastExit = {
+      $typeName: "capsule.v1.ExitStatus",
+      code: exit.exitCode,
+      finishedAt: timestampFromDate(exit.finishedAt),
+      outOfMemory: exit.outOfMemory,
+    };
+    if (wanted.state !== "running" || wanted.restart || this.#goingDown || seen?.generation !== wanted.generation)
+      return;
+    const what = exit.outOfMemory ? "Killed: it used more memory than its limit" : exitText(exit.exitCode);
+    const failures = memory.runEnded(what, exit.ranMs, now);
+    if (failures > 1)
+      memory.failure = { message: `${what}, ${failures} times in a row`, retryAt: memory.failure?.retryAt ?? now };
+    this.#event(
+      record,
+      exit.exitCode === 0 ? EventType.NORMAL : EventType.WARNING,
+      exit.outOfMemory ? "OutOfMemory" : "Exited",
+      what,
+    );
+  }
+
+  #pull(record: WorkloadRecord, memory: Memory): void {
+    const { pulls, images, store } = this.#options;
+    const { uid, generation } = record;
+    const reference = images.normalize(record.spec.kind.value?.image ?? "");
+    if (pulls.isWaiting(uid, reference)) return;
+    this.#event(record, EventType.NORMAL, "Pulling", `Pulling ${reference}`);
+    let written = 0;
+    pulls.want(uid, reference, {
+      onProgress: ({ doneBytes, totalBytes }) => {
+        memory.progress = { doneBytes, totalBytes };
+        if (Date.now() - written < progressMs) return;
+        written = Date.now();
+        this.#queue.add(uid);
+      },
+      onDone: (result) => {
+        memory.progress = undefined;
+        const current = store.workloads.byUid(uid);
+        if (current?.generation === generation) {
+          if ("image" in result) {
+            memory.pulled = result.image.digest;
+            memory.clearFailure();
+            this.#event(record, EventType.NORMAL, "Pulled", `Pulled ${reference} (${result.image.digest})`);
+          } else if (!this.#stopping.signal.aborted) {
+            const message = `Pulling ${reference} failed: ${messageOf(result.error)}`;
+            memory.failed(message, new Date());
+            this.#event(record, EventType.WARNING, "PullFailed", message);
+          }
+        }
+        this.#queue.add(uid);
+      },
+    });
+  }
+
+  #stepContext(record: WorkloadRecord): StepContext {
+    const { driver, network, images, store, workloadsDir } = this.#options;
+    return { record, driver, network, images, store, workloadsDir, stopping: this.#stopping.signal };
+  }
+
+  #stepDone(record: WorkloadRecord, step: Step, memory: Memory): void {
+    const { store } = this.#options;
+    if (step.kind === "start") {
+      const first =
+        record.status.startedAt === undefined || Number(record.status.observedGeneration) !== record.generation;
+      if (!first) store.workloads.countRestart(record.uid);
+      if (record.restartsDone < record.restartsWanted) {
+        store.workloads.setRestartsDone(record.uid, record.restartsWanted);
+        memory.clearFailure();
+      }
+      // The count of failures stays until the run has been long enough; what it said is over.
+      memory.failure = undefined;
+      this.#event(record, EventType.NORMAL, "Started", first ? "Started" : "Started again");
+    } else if (step.kind === "stop") this.#event(record, EventType.NORMAL, "Stopped", "Stopped");
+    else if (step.kind === "remove" && !record.deleting)
+      this.#event(record, EventType.NORMAL, "Replaced", "Removed the instance of the version before");
+  }
+
+  #stepFailed(record: WorkloadRecord, memory: Memory, step: Step, error: unknown): void {
+    const doing = {
+      start: "Starting",
+      stop: "Stopping",
+      remove: "Removing",
+      forget: "Removing",
+      pull: "Pulling",
+      none: "",
+    };
+    const message = `${doing[step.kind]} failed: ${messageOf(error)}`;
+    this.#options.log.warn({ err: error, uid: record.uid, workload: record.name, step: step.kind }, "step failed");
+    memory.failed(message, new Date());
+    this.#event(record, EventType.WARNING, "Failed", message);
+  }
+
+  #writeStatus(record: WorkloadRecord, seen: Observed | undefined, made: Plan, memory: Memory, now: Date): void {
+    const { store } = this.#options;
+    const addresses = store.addresses.of(record.uid).map(({ address }) => address);
+    const status = statusOf(record, seen, made, memory, addresses, now);
+    const stored = store.workloads.byUid(record.uid)?.status;
+    if (stored === undefined || equals(WorkloadStatusSchema, stored, status)) return;
+    store.workloads.setStatus(record.uid, status);
+  }
+
+  /** Firewall and names as the store says, if it changed since they were loaded. Many starts share one load. */
+  #syncNetwork(): Promise<void> {
+    if (this.#networkChanged) {
+      this.#networkChanged = false;
+      this.#networkSync = this.#options.network.sync().catch((error: unknown) => {
+        this.#networkChanged = true;
+        throw error;
+      });
+    }
+    return this.#networkSync;
+  }
+
+  #memoryOf(record: WorkloadRecord): Memory {
+    let memory = this.#memories.get(record.uid);
+    if (memory === undefined) {
+      memory = new Memory();
+      this.#memories.set(record.uid, memory);
+    }
+    memory.useGeneration(record.generation);
+    const requests = `${record.restartsWanted} ${record.desired} ${record.deleting}`;
+    if (memory.requests !== requests) memory.clearFailure();
+    memory.requests = requests;
+    return memory;
+  }
+
+  #event(record: WorkloadRecord, type: EventType, reason: string, message: string): void {
+    this.#options.store.events.add({
+      objectKind: "workload",
+      objectName: record.name,
+      type,
+      reason,
+      message,
+      time: new Date(),
+    });
+  }
+}

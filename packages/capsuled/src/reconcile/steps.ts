@@ -1,0 +1,99 @@
+/** Carries out one step of a plan. Each may be cut at any point and run again from there. */
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { CapsuleError } from "../errors.ts";
+import type { Network } from "../network/network.ts";
+import type { RuntimeDriver } from "../runtime/driver.ts";
+import type { ImageStore } from "../runtime/images.ts";
+import type { Store } from "../store/store.ts";
+import type { WorkloadRecord } from "../store/workloads.ts";
+import { instanceOf, settingsOf } from "../workload/instance.ts";
+import { portsOf } from "../workload/manager.ts";
+import type { Step } from "./planner.ts";
+
+export interface StepContext {
+  readonly record: WorkloadRecord;
+  readonly driver: RuntimeDriver;
+  readonly network: Network;
+  readonly images: ImageStore;
+  readonly store: Store;
+  readonly workloadsDir: string;
+  readonly stopping: AbortSignal;
+}
+
+/** A start that takes longer hangs: it fails and is tried again. In milliseconds. */
+const startTimeoutMs = 120_000;
+/** Above the stop timeout of a workload: for SIGKILL and what follows it. */
+const stopMarginMs = 30_000;
+
+type Executable = Exclude<Step, { kind: "none" | "pull" }>;
+
+export async function executeStep(step: Exclude<Step, { kind: "none" | "pull" }>, context: StepContext): Promise<void> {
+  await executors[step.kind](step as never, context);
+}
+
+const executors: {
+  [K in Executable["kind"]]: (step: Extract<Executable, { kind: K }>, context: StepContext) => Promise<void>;
+} = {
+  start,
+  stop,
+  remove,
+  forget,
+};
+
+async function start(step: Extract<Step, { kind: "start" }>, context: StepContext): Promise<void> {
+  const { record, driver, network, images, store, workloadsDir } = context;
+  const { uid, name } = record;
+  for (const { protocol, port } of portsOf(record.spec)) {
+    if (await network.foreignHolder(protocol, port)) {
+      throw new CapsuleError(
+        "conflict",
+        `port ${port}/${protocol} of the capsule is taken by a process that is not a workload`,
+        {
+          reason: "PORT_TAKEN",
+          metadata: { port: String(port), protocol },
+        },
+      );
+    }
+  }
+  const settings = settingsOf(record);
+  const { hostname, network: mode, dns } = settings;
+  if (mode === "bridge") store.transaction(() => network.addressesOf(uid));
+  const files = await network.filesFor({ uid, name, hostname, network: mode, ...(dns === undefined ? {} : { dns }) });
+  const logDir = join(workloadsDir, uid, "log");
+  await mkdir(logDir, { recursive: true, mode: 0o750 });
+  const image = { reference: images.normalize(settings.image), digest: step.digest };
+  const link = async (pid: number): Promise<void> => {
+    if (mode === "bridge") await network.link(uid, pid);
+  };
+  await driver.start(instanceOf(record, image, files, logDir), link, withTimeout(context.stopping, startTimeoutMs));
+}
+
+async function stop(_: unknown, context: StepContext): Promise<void> {
+  const { record, driver, stopping } = context;
+  const { stopTimeoutMs, stopSignal } = settingsOf(record);
+  const signal = withTimeout(stopping, stopTimeoutMs + stopMarginMs);
+  await driver.stop(record.uid, { timeoutMs: stopTimeoutMs, stopSignal }, signal);
+}
+
+async function remove(_: unknown, context: StepContext): Promise<void> {
+  const { record, driver, network, stopping } = context;
+  await stop(_, context);
+  await driver.remove(record.uid, withTimeout(stopping, startTimeoutMs));
+  await network.unlink(record.uid);
+}
+
+async function forget(_: unknown, context: StepContext): Promise<void> {
+  const { record, network, store, workloadsDir } = context;
+  await network.unlink(record.uid);
+  await network.removeFiles(record.uid);
+  await rm(join(workloadsDir, record.uid), { recursive: true, force: true });
+  store.transaction(() => {
+    store.workloads.remove(record.uid);
+    store.events.removeOf("workload", record.name);
+  });
+}
+
+function withTimeout(signal: AbortSignal, ms: number): AbortSignal {
+  return AbortSignal.any([signal, AbortSignal.timeout(ms)]);
+}
