@@ -1,0 +1,349 @@
+/**
+ * Containers by containerd. A workload is a container record with the labels below, a snapshot and, while it runs or
+ * until its end was seen, a task; all three have the workload's uid as their name. Each method may be cut between any two
+ * calls: what is left is recognised by name the next time.
+ */
+
+import type { Readable } from "node:stream";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { Code } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import { CapsuleError } from "../../errors.ts";
+import type { Container } from "../../gen/containerd/github.com/containerd/containerd/api/services/containers/v1/containers_pb.js";
+import type { Mount } from "../../gen/containerd/github.com/containerd/containerd/api/types/mount_pb.js";
+import { type Process, Status } from "../../gen/containerd/github.com/containerd/containerd/api/types/task/task_pb.js";
+import { OptionsSchema } from "../../gen/containerd/github.com/containerd/containerd/runtime/v2/runc/options/oci_pb.js";
+import type {
+  ExecOptions,
+  ExecSession,
+  Observed,
+  PathStat,
+  RuntimeDriver,
+  RuntimeStats,
+  StopOptions,
+  TaskState,
+} from "../driver.ts";
+import type { Instance } from "../instance.ts";
+import * as archive from "./archive.ts";
+import { readStats, wasOutOfMemory } from "./cgroups.ts";
+import { anyOf, type Containerd, isCode, jsonAny, orUndefined, SNAPSHOTTER, translated } from "./client.ts";
+import { startExec } from "./exec.ts";
+import type { ImageConfigs } from "./image-config.ts";
+import { startTimeOf } from "./process.ts";
+import { signalNumber } from "./signals.ts";
+import { idRangeOf, SPEC_TYPE, specOf } from "./spec.ts";
+import { shiftOwners } from "./user-namespace.ts";
+import { readFromLayers, resolveUser } from "./users.ts";
+import { watchTasks } from "./watch.ts";
+
+const label = {
+  name: "capsule.workload",
+  generation: "capsule.generation",
+  imageDigest: "capsule.image-digest",
+  stopSignal: "capsule.stop-signal",
+} as const;
+
+const runtimeName = "io.containerd.runc.v2";
+
+export interface ContainerDriverOptions {
+  readonly client: Containerd;
+  readonly configs: ImageConfigs;
+  readonly log: Logger;
+  /** OCI runtime: "crun" or "runc". */
+  readonly runtime: string;
+}
+
+export class ContainerDriver implements RuntimeDriver {
+  readonly kind = "container";
+  readonly #client: Containerd;
+  readonly #configs: ImageConfigs;
+  readonly #log: Logger;
+  readonly #runtime: string;
+
+  constructor({ client, configs, log, runtime }: ContainerDriverOptions) {
+    this.#client = client;
+    this.#configs = configs;
+    this.#log = log;
+    this.#runtime = runtime;
+  }
+
+  async list(signal?: AbortSignal): Promise<readonly Observed[]> {
+    const options = signal === undefined ? {} : { signal };
+    const [{ containers }, { tasks }] = await Promise.all([
+      this.#client.containers.list({}, options),
+      this.#client.tasks.list({}, options),
+    ]);
+    const byId = new Map(tasks.map((task) => [task.id, task]));
+    return await Promise.all(containers.map(async (one) => observedOf(one, await stateOf(one.id, byId.get(one.id)))));
+  }
+
+  async observe(uid: string, signal?: AbortSignal): Promise<Observed | undefined> {
+    const options = signal === undefined ? {} : { signal };
+    const [found, task] = await Promise.all([
+      orUndefined(this.#client.containers.get({ id: uid }, options)),
+      orUndefined(this.#client.tasks.get({ containerId: uid }, options)),
+    ]);
+    if (found?.container === undefined) return undefined;
+    return observedOf(found.container, await stateOf(uid, task?.process));
+  }
+
+  async start(instance: Instance, link: (pid: number) => Promise<void>, signal: AbortSignal): Promise<void> {
+    const { uid } = instance;
+    try {
+      const seen = await this.observe(uid, signal);
+      if (seen?.task.state === "running" && seen.generation === instance.generation) return;
+      if (seen !== undefined && seen.generation !== instance.generation) await this.remove(uid, signal);
+      else if (seen !== undefined) await this.#deleteTask(uid);
+      const kept = seen?.generation === instance.generation;
+      const mounts = kept ? await this.#mountsOf(uid, signal) : await this.#create(instance, signal);
+      await this.#run(instance, mounts, link, signal);
+    } catch (error) {
+      if (signal.aborted)
+        throw new CapsuleError("timeout", `it was given up: ${String(signal.reason)}`, { cause: error });
+      throw startError(error);
+    }
+  }
+
+  async stop(uid: string, { timeoutMs, stopSignal }: StopOptions, signal: AbortSignal): Promise<void> {
+    const seen = await this.observe(uid, signal);
+    if (seen === undefined || seen.task.state === "none" || seen.task.state === "stopped") return;
+    if (seen.task.state !== "running" && seen.task.state !== "paused") {
+      // Created and never started: there is nothing to end in order.
+      await this.#deleteTask(uid);
+      return;
+    }
+    const labels = (await this.#client.containers.get({ id: uid }, { signal })).container?.labels;
+    const number = signalNumber(stopSignal ?? labels?.[label.stopSignal] ?? "SIGTERM");
+    const ended = this.#client.tasks.wait({ containerId: uid }, { signal }).then(
+      () => true,
+      (error: unknown) => {
+        if (isCode(error, Code.NotFound)) return true;
+        throw error;
+      },
+    );
+    ended.catch(() => undefined); // awaited below, unless the kill fails first
+    // A process that is paused takes no signal but SIGKILL.
+    if (seen.task.state === "running") {
+      await this.#kill(uid, number, false);
+      let timer: NodeJS.Timeout | undefined;
+      const inTime = await Promise.race([
+        ended,
+        new Promise<false>((resolve) => {
+          timer = setTimeout(() => resolve(false), timeoutMs);
+        }),
+      ]).finally(() => clearTimeout(timer));
+      if (inTime) return;
+    }
+    await this.#kill(uid, 9, true);
+    await ended;
+  }
+
+  async remove(uid: string, signal: AbortSignal): Promise<void> {
+    await this.#deleteTask(uid);
+    await orUndefined(this.#client.containers.delete({ id: uid }, { signal }));
+    await orUndefined(this.#client.snapshots.remove({ snapshotter: SNAPSHOTTER, key: uid }, { signal }));
+  }
+
+  onChange(listener: (uid: string) => void): void {
+    watchTasks(this.#client, listener, this.#log);
+  }
+
+  async exec(uid: string, options: ExecOptions): Promise<ExecSession> {
+    await this.#pidOf(uid);
+    const [{ container }, mounts] = await Promise.all([
+      this.#client.containers.get({ id: uid }),
+      options.user === undefined ? [] : this.#mountsOf(uid),
+    ]);
+    const spec = JSON.parse(new TextDecoder().decode(container?.spec?.value)) as Parameters<typeof startExec>[2];
+    const user =
+      options.user === undefined
+        ? undefined
+        : await resolveUser(options.user, (path) => readFromLayers(layersOf(mounts), path));
+    return await startExec(this.#client, uid, spec, options, user);
+  }
+
+  async statPath(uid: string, path: string): Promise<PathStat | undefined> {
+    return await archive.statPath(await this.#pidOf(uid), path);
+  }
+
+  async copyOut(uid: string, path: string, signal: AbortSignal): Promise<Readable> {
+    return archive.copyOut(await this.#pidOf(uid), path, signal);
+  }
+
+  async copyIn(
+    uid: string,
+    path: string,
+    { rename }: { readonly rename: string | undefined },
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<{ bytes: bigint; entries: bigint }> {
+    return await archive.copyIn(await this.#pidOf(uid), path, rename, data, signal);
+  }
+
+  async stats(uid: string): Promise<RuntimeStats | undefined> {
+    const task = await orUndefined(this.#client.tasks.get({ containerId: uid }));
+    const pid = task?.process?.status === Status.RUNNING ? task.process.pid : 0;
+    return pid === 0 ? undefined : await readStats(uid, pid);
+  }
+
+  /** Snapshot and container record of an instance; returns the mounts of its root filesystem. */
+  async #create(instance: Instance, signal: AbortSignal): Promise<Mount[]> {
+    const { uid, image } = instance;
+    const config = await this.#configs.get(image.digest, signal);
+    const mounts = await this.#prepareSnapshot(uid, config.chainId, signal);
+    const user = await resolveUser(instance.user ?? config.user, (path) => readFromLayers(layersOf(mounts), path));
+    const ids = instance.container.userNamespace ? idRangeOf(uid) : undefined;
+    if (ids !== undefined) await shiftOwners(uid, mounts, ids);
+    const spec = specOf(instance, config, user, ids);
+    await this.#client.containers.create(
+      {
+        container: {
+          id: uid,
+          image: image.reference,
+          labels: {
+            [label.name]: instance.name,
+            [label.generation]: String(instance.generation),
+            [label.imageDigest]: image.digest,
+            ...(config.stopSignal === undefined ? {} : { [label.stopSignal]: config.stopSignal }),
+          },
+          runtime: { name: runtimeName, options: anyOf(OptionsSchema, { binaryName: this.#runtime }) },
+          spec: jsonAny(SPEC_TYPE, spec),
+          snapshotter: SNAPSHOTTER,
+          snapshotKey: uid,
+        },
+      },
+      { signal },
+    );
+    return mounts;
+  }
+
+  async #prepareSnapshot(uid: string, parent: string, signal: AbortSignal): Promise<Mount[]> {
+    // Until the container record refers to it, the garbage collection must not take it.
+    const request = {
+      snapshotter: SNAPSHOTTER,
+      key: uid,
+      parent,
+      labels: { "containerd.io/gc.root": new Date().toISOString() },
+    };
+    try {
+      return (await this.#client.snapshots.prepare(request, { signal })).mounts;
+    } catch (error) {
+      // Left by a try that was cut before the container record.
+      if (!isCode(error, Code.AlreadyExists)) throw error;
+      await orUndefined(this.#client.snapshots.remove({ snapshotter: SNAPSHOTTER, key: uid }, { signal }));
+      return (await this.#client.snapshots.prepare(request, { signal })).mounts;
+    }
+  }
+
+  async #mountsOf(uid: string, signal?: AbortSignal): Promise<Mount[]> {
+    const request = { snapshotter: SNAPSHOTTER, key: uid };
+    return (await this.#client.snapshots.mounts(request, signal === undefined ? {} : { signal })).mounts;
+  }
+
+  async #run(
+    instance: Instance,
+    mounts: Mount[],
+    link: (pid: number) => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { uid, logs } = instance;
+    const query = new URLSearchParams({
+      log: logs.dir,
+      "max-bytes": String(logs.maxBytes),
+      files: String(logs.maxFiles),
+    });
+    const output = `binary:///sbin/capsule-init?${query.toString()}`;
+    try {
+      const { pid } = await this.#client.tasks.create(
+        { containerId: uid, rootfs: mounts, stdin: "", stdout: output, stderr: output, terminal: false },
+        { signal },
+      );
+      await link(pid);
+      await this.#client.tasks.start({ containerId: uid, execId: "" }, { signal });
+    } catch (error) {
+      await this.#deleteTask(uid).catch((second: unknown) => {
+        this.#log.warn({ err: second, uid }, "what is left of a failed start is removed by the next one");
+      });
+      throw error;
+    }
+  }
+
+  /** Ends a task by force, if it is there, and deletes it. */
+  async #deleteTask(uid: string): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        await this.#client.tasks.delete({ containerId: uid });
+        return;
+      } catch (error) {
+        if (isCode(error, Code.NotFound)) return;
+        // Still alive: FailedPrecondition. Its end takes a moment.
+        if (!isCode(error, Code.FailedPrecondition) || attempt > 100) throw error;
+        await this.#kill(uid, 9, true);
+        await new Promise((resolve) => setTimeout(resolve, 20 + attempt));
+      }
+    }
+  }
+
+  /** A task that has ended meanwhile is as good as killed. */
+  async #kill(uid: string, signal: number, all: boolean): Promise<void> {
+    try {
+      await this.#client.tasks.kill({ containerId: uid, execId: "", signal, all });
+    } catch (error) {
+      const text = error instanceof Error ? error.message : "";
+      if (!isCode(error, Code.NotFound) && !/process already finished|not running/i.test(text)) throw error;
+    }
+  }
+
+  async #pidOf(uid: string): Promise<number> {
+    const task = await orUndefined(this.#client.tasks.get({ containerId: uid }));
+    if (task?.process?.status === Status.RUNNING) return task.process.pid;
+    throw new CapsuleError("precondition", "The container does not run. Start it first.", { reason: "NOT_RUNNING" });
+  }
+}
+
+function observedOf(container: Container, task: TaskState): Observed {
+  return {
+    uid: container.id,
+    name: container.labels[label.name] ?? container.id,
+    generation: Number(container.labels[label.generation] ?? 0),
+    imageDigest: container.labels[label.imageDigest] ?? "",
+    task,
+  };
+}
+
+async function stateOf(uid: string, process: Process | undefined): Promise<TaskState> {
+  if (process === undefined) return { state: "none" };
+  const { pid } = process;
+  switch (process.status) {
+    case Status.RUNNING:
+      return { state: "running", pid, startedAt: await startTimeOf(pid) };
+    case Status.PAUSED:
+    case Status.PAUSING:
+      return { state: "paused", pid, startedAt: await startTimeOf(pid) };
+    case Status.STOPPED: {
+      const finishedAt = process.exitedAt === undefined ? new Date(0) : timestampDate(process.exitedAt);
+      return { state: "stopped", exitCode: process.exitStatus, finishedAt, outOfMemory: await wasOutOfMemory(uid) };
+    }
+    case Status.CREATED:
+      return { state: "created", pid };
+    // The shim does not know: as good as nothing, the next start removes it.
+    case Status.UNKNOWN:
+      return { state: "none" };
+  }
+}
+
+/** Directories of an image's layers, topmost first, from the mounts of a snapshot made of them. */
+export function layersOf(mounts: readonly Mount[]): string[] {
+  const [mount] = mounts;
+  if (mount === undefined) return [];
+  const lower = mount.options.find((option) => option.startsWith("lowerdir="));
+  return lower === undefined ? [mount.source] : lower.slice("lowerdir=".length).split(":");
+}
+
+/** The runtime's own words, without the chain of programs that passed them on. */
+function startError(error: unknown): CapsuleError {
+  const known = translated(error, "containerd");
+  const inner = /(?:runc|crun)[^:]*(?:create failed|start failed)?: (.*)/.exec(known.message)?.[1];
+  if (inner === undefined) return known;
+  return new CapsuleError("precondition", inner.replace(/: unknown$/, ""), { cause: error, reason: "RUNTIME_REFUSED" });
+}

@@ -1,0 +1,32 @@
+import type { Logger } from "pino";
+import type { RuntimeDriver } from "../driver.ts";
+import type { ImageStore } from "../images.ts";
+import { connectContainerd } from "./client.ts";
+import { ContainerDriver } from "./driver.ts";
+import { cleanExecs } from "./exec.ts";
+import { ImageConfigs } from "./image-config.ts";
+import { ContainerdImages } from "./images.ts";
+
+export interface ContainerRuntime {
+  readonly driver: RuntimeDriver;
+  readonly images: ImageStore;
+  close(): void;
+}
+
+/** The container runtime behind a containerd socket. */
+export async function openContainerd(options: {
+  readonly socket: string;
+  readonly log: Logger;
+  /** OCI runtime: "crun" (the default) or "runc". */
+  readonly runtime?: string;
+}): Promise<ContainerRuntime> {
+  const { socket, log, runtime = "crun" } = options;
+  await cleanExecs();
+  const client = connectContainerd(socket);
+  const configs = new ImageConfigs(client);
+  return {
+    driver: new ContainerDriver({ client, configs, log, runtime }),
+    images: new ContainerdImages(client, configs, log),
+    close: () => client.close(),
+  };
+}
