@@ -86,6 +86,7 @@ async function remove(_: unknown, context: StepContext): Promise<void> {
 async function forget(_: unknown, context: StepContext): Promise<void> {
   const { record, network, store, workloadsDir } = context;
   await network.unlink(record.uid);
+  await context.driver.remove(record.uid, withTimeout(context.stopping, startTimeoutMs)); // what a cut start may have left
   await network.removeFiles(record.uid);
   await rm(join(workloadsDir, record.uid), { recursive: true, force: true });
   store.transaction(() => {
