@@ -114,6 +114,15 @@ export class Reconciler {
     }
   }
 
+  /** Tries what failed again at once: something that it may have waited for has come. */
+  retryFailed(): void {
+    for (const [uid, memory] of this.#memories) {
+      if (memory.failure === undefined) continue;
+      memory.clearFailure();
+      this.#queue.add(uid);
+    }
+  }
+
   /** One look at everything that the runtime has, and a pass for each workload that needs one. */
   async #lookAtAll(): Promise<void> {
     const { store, driver, log } = this.#options;

@@ -10,6 +10,7 @@ import { afterEach, beforeEach, describe, it } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { EventType, Phase, Role, type WorkloadSpec, WorkloadSpecSchema, WorkloadStatusSchema } from "@capsule/api";
 import type { Change } from "./changes.ts";
+import { migrations } from "./migrations.ts";
 import { Store } from "./store.ts";
 
 let dir: string;
@@ -47,7 +48,7 @@ describe("database", () => {
     raw.close();
     assert.throws(() => new Store(join(dir, "state.db")), /newer version of Capsule/);
     const again = new DatabaseSync(join(dir, "state.db"));
-    again.exec("PRAGMA user_version = 1");
+    again.exec(`PRAGMA user_version = ${migrations.length}`);
     again.close();
     store = new Store(join(dir, "state.db"));
   });

@@ -1,0 +1,36 @@
+/** What must be remembered from the first start of capsuled in this boot: /run is empty after a boot and not before. */
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+export interface Boot {
+  /** Time since boot at the first start, in seconds: no change of the clock moves it. */
+  readonly uptimeS: number;
+  /** Wall clock at the first start, in seconds since 1970. */
+  readonly startedS: number;
+}
+
+/** How long after its first start in a boot a capsule without keys may be claimed, in seconds. */
+export const claimWindowS = 30 * 60;
+
+/** Reads what the first start of this boot wrote, or is that first start. `isFirst` tells which. */
+export function readBoot(dir: string, now: Date): Boot & { readonly isFirst: boolean } {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const path = join(dir, "boot.json");
+  try {
+    return { ...(JSON.parse(readFileSync(path, "utf8")) as Boot), isFirst: false };
+  } catch {
+    const boot: Boot = { uptimeS: uptimeS(), startedS: Math.floor(now.getTime() / 1000) };
+    writeFileSync(`${path}.new`, JSON.stringify(boot), { mode: 0o600 });
+    renameSync(`${path}.new`, path);
+    return { ...boot, isFirst: true };
+  }
+}
+
+/** Seconds that the claim window is still open; 0 when it has closed. */
+export function claimSecondsLeft(boot: Boot): number {
+  return Math.max(0, Math.ceil(boot.uptimeS + claimWindowS - uptimeS()));
+}
+
+export function uptimeS(): number {
+  return Number(readFileSync("/proc/uptime", "utf8").split(" ")[0]);
+}

@@ -1,0 +1,105 @@
+/** Who this capsule is: an id for the life of the installation, and the TLS key by whose fingerprint clients pin it. */
+import "reflect-metadata";
+import { createHash, createPrivateKey, randomBytes, webcrypto, X509Certificate } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { writeDurably } from "../durable.ts";
+import { CapsuleError } from "../errors.ts";
+import type { Store } from "../store/store.ts";
+
+export interface ServerIdentity {
+  /** 26 characters of lower-case base32 of 128 random bits. */
+  readonly capsuleId: string;
+  readonly keyPem: string;
+  readonly certificatePem: string;
+  /** SHA-256 of the DER certificate, lower-case hex. */
+  readonly fingerprint: string;
+}
+
+const base32 = "abcdefghijklmnopqrstuvwxyz234567";
+const idKey = "capsule-id";
+
+/**
+ * The identity in the store and in `dir` (server.key, server.crt), made when there is none. Throws `internal` when the
+ * files are there and damaged: a new key would look to every client like an attack.
+ */
+export async function loadIdentity(store: Store, dir: string): Promise<ServerIdentity> {
+  let capsuleId = store.meta.get(idKey);
+  if (capsuleId === undefined) {
+    capsuleId = newId();
+    store.meta.set(idKey, capsuleId);
+  }
+  const [keyPath, certificatePath] = [join(dir, "server.key"), join(dir, "server.crt")];
+  const [keyPem, certificatePem] = await Promise.all([readIfThere(keyPath), readIfThere(certificatePath)]);
+  if (certificatePem === "") {
+    // The certificate is written last: without it the key was never shown to anyone.
+    const made = await makeCertificate(capsuleId);
+    await writeDurably(keyPath, made.keyPem, 0o600);
+    await writeDurably(certificatePath, made.certificatePem, 0o600);
+    return { capsuleId, ...made, fingerprint: fingerprintOf(made.certificatePem) };
+  }
+  try {
+    const certificate = new X509Certificate(certificatePem);
+    if (!certificate.checkPrivateKey(createPrivateKey(keyPem))) throw new Error("key and certificate are no pair");
+  } catch (error) {
+    throw new CapsuleError(
+      "internal",
+      `The TLS identity in ${dir} is damaged. Restore it from a backup, or remove both files for a new one: every client must then adopt again.`,
+      { cause: error },
+    );
+  }
+  return { capsuleId, keyPem, certificatePem, fingerprint: fingerprintOf(certificatePem) };
+}
+
+/** First six characters of the id, as shown on the console. */
+export function shortId(capsuleId: string): string {
+  return capsuleId.slice(0, 6);
+}
+
+function newId(): string {
+  // 26 digits of 5 bits are 130: the last one holds the 3 that are left.
+  let bits = BigInt(`0x${randomBytes(16).toString("hex")}`);
+  let id = "";
+  for (let i = 0; i < 26; i++) {
+    id += base32.charAt(Number(bits & 31n));
+    bits >>= 5n;
+  }
+  return id;
+}
+
+async function readIfThere(path: string): Promise<string> {
+  return await readFile(path, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return "";
+    throw error;
+  });
+}
+
+function fingerprintOf(certificatePem: string): string {
+  return createHash("sha256").update(new X509Certificate(certificatePem).raw).digest("hex");
+}
+
+/** P-256: every TLS 1.3 client has it (RFC 8446, 9.1). Clients pin it and never look at its dates. */
+async function makeCertificate(capsuleId: string): Promise<{ keyPem: string; certificatePem: string }> {
+  const x509 = await import("@peculiar/x509");
+  const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ["sign", "verify"]);
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: randomBytes(16)
+      .toString("hex")
+      .replace(/^[89a-f]/, "1"),
+    name: `CN=capsule-${shortId(capsuleId)}`,
+    // A clock that is wrong at the first boot must not make it invalid.
+    notBefore: new Date("2020-01-01T00:00:00Z"),
+    notAfter: new Date("2120-01-01T00:00:00Z"),
+    signingAlgorithm: algorithm,
+    keys,
+    extensions: [
+      new x509.BasicConstraintsExtension(false),
+      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
+      new x509.SubjectAlternativeNameExtension([{ type: "dns", value: `${capsuleId}.capsule.internal` }]),
+    ],
+  });
+  const key = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey)).toString("base64");
+  const keyPem = `-----BEGIN PRIVATE KEY-----\n${key.replace(/(.{64})(?=.)/g, "$1\n")}\n-----END PRIVATE KEY-----\n`;
+  return { keyPem, certificatePem: `${certificate.toString("pem")}\n` };
+}

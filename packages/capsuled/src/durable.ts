@@ -1,0 +1,25 @@
+import { mkdir, open, rename } from "node:fs/promises";
+import { dirname } from "node:path";
+
+/** Writes a file so that after a power cut it has its old content or all of the new; durable when this resolves. */
+export async function writeDurably(path: string, content: string | Uint8Array, mode: number): Promise<void> {
+  const dir = dirname(path);
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const scratch = `${path}.new`;
+  const file = await open(scratch, "w", mode);
+  try {
+    await file.writeFile(content);
+    await file.chmod(mode);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+  await rename(scratch, path);
+  // The name is in the directory, which has a sync of its own.
+  const parent = await open(dir, "r");
+  try {
+    await parent.sync();
+  } finally {
+    await parent.close();
+  }
+}

@@ -1,0 +1,92 @@
+/** capsuled: wiring, nothing else. */
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
+import { readBoot } from "./auth/boot.ts";
+import { leewayS, maxLifetimeS } from "./auth/decide.ts";
+import { Gate } from "./auth/gate.ts";
+import { loadIdentity } from "./auth/identity.ts";
+import { ReplayCache } from "./auth/replay.ts";
+import { resetKeysIfAsked } from "./auth/reset.ts";
+import { createLogger } from "./log.ts";
+import { Network } from "./network/network.ts";
+import { Pulls } from "./reconcile/pulls.ts";
+import { Reconciler } from "./reconcile/reconciler.ts";
+import { openContainerd } from "./runtime/container/index.ts";
+import { capsuleService } from "./server/capsule.ts";
+import { identityService } from "./server/identity.ts";
+import { imageService } from "./server/image.ts";
+import { startServer } from "./server/listener.ts";
+import { reflection } from "./server/reflection.ts";
+import { workloadService } from "./server/workload.ts";
+import { Store } from "./store/store.ts";
+import { applyHostname, openMachine } from "./system/machine.ts";
+import { WorkloadManager } from "./workload/manager.ts";
+
+const port = Number(process.env["CAPSULE_PORT"] ?? 50_000);
+const workloadsDir = "/perm/workloads";
+const authDir = "/run/capsule/auth";
+/** Exists when the capsule itself goes down (capsule-init): then the workloads end too. */
+const shutdownFile = "/run/capsule/shutdown";
+/** capsule-init gives capsuled 45 s; workloads that want longer are cut. In milliseconds. */
+const stopWorkloadsMs = 40_000;
+
+const log = createLogger();
+process.on("unhandledRejection", (error) => {
+  // Nothing is known of the state then: PID 1 starts a new one, and no workload notices.
+  log.fatal({ err: error }, "unhandled rejection");
+  process.exit(1);
+});
+
+await mkdir("/perm/capsule", { recursive: true });
+await mkdir(workloadsDir, { recursive: true });
+const store = new Store("/perm/state.db");
+const boot = readBoot(authDir, new Date());
+const identity = await loadIdentity(store, "/perm/tls");
+await applyHostname();
+if (boot.isFirst) await resetKeysIfAsked(store, "/perm/capsule/reset-keys", new Date(), log);
+const replay = new ReplayCache({ dir: authDir, lifetimeS: maxLifetimeS + 2 * leewayS }, new Date());
+const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
+
+const machine = openMachine();
+const network = new Network({ store, log, capsuleId: identity.capsuleId });
+await network.start();
+const { driver, images } = await openContainerd({ socket: "/run/containerd/containerd.sock", log });
+const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
+const reconciler = new Reconciler({ store, driver, images, network, pulls, workloadsDir, log });
+const manager = new WorkloadManager({ store, images, allocate: (uid) => network.addressesOf(uid) });
+
+const server = await startServer({
+  port,
+  identity,
+  gate,
+  store,
+  log,
+  routes: (router) => {
+    router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
+    router.service(CapsuleService, capsuleService({ identity, store, machine }));
+    router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir }));
+    router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
+    reflection(router, [IdentityService, CapsuleService, WorkloadService, ImageService]);
+  },
+});
+log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
+await reconciler.start();
+
+const stop = async (): Promise<void> => {
+  const goingDown = existsSync(shutdownFile);
+  log.info({ goingDown }, "capsuled stops");
+  await server.stop(1_000);
+  if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
+  await reconciler.stop();
+  store.close();
+  process.exit(0);
+};
+for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  process.once(signal, () => {
+    stop().catch((error: unknown) => {
+      log.fatal({ err: error }, "stopping failed");
+      process.exit(1);
+    });
+  });
+}

@@ -1,0 +1,140 @@
+/** CapsuleService: the machine itself. */
+import { execFile } from "node:child_process";
+import { arch, release, uptime } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
+import { promisify } from "node:util";
+import { durationFromMs, timestampDate, timestampNow } from "@bufbuild/protobuf/wkt";
+import { type CapsuleService, Phase } from "@capsule/api";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { type ServerIdentity, shortId } from "../auth/identity.ts";
+import type { Store } from "../store/store.ts";
+import { initStatus, requestShutdown } from "../system/init.ts";
+import { readSystemLogs } from "../system/logs.ts";
+import type { Machine } from "../system/machine.ts";
+import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
+import { callOf } from "./call.ts";
+import { intervalMs, ticks } from "./ticks.ts";
+
+const run = promisify(execFile);
+/** Above this part of a disk in use, somebody must be told. */
+const fullRatio = 0.9;
+/** Between the answer and the going down, so that the caller gets it. In milliseconds. */
+const farewellMs = 200;
+
+export function capsuleService({
+  identity,
+  store,
+  machine,
+}: {
+  readonly identity: ServerIdentity;
+  readonly store: Store;
+  readonly machine: Machine;
+}): ServiceImpl<typeof CapsuleService> {
+  return {
+    async getInfo() {
+      const [filesystems, init, versions, usage] = await Promise.all([
+        readFilesystems(),
+        initStatus().catch(() => undefined),
+        componentVersions(),
+        readUsage(),
+      ]);
+      const full = filesystems.filter(({ sizeBytes, usedBytes }) => Number(usedBytes) > Number(sizeBytes) * fullRatio);
+      const workloads = store.workloads.list();
+      return {
+        capsuleId: identity.capsuleId,
+        shortId: shortId(identity.capsuleId),
+        hostname: machine.hostname(),
+        ...machine.version,
+        mode: machine.mode,
+        kernel: release(),
+        architecture: arch() === "x64" ? "amd64" : arch(),
+        uptime: durationFromMs(init?.uptimeMs ?? uptime() * 1000),
+        time: timestampNow(),
+        cpus: usage.cpus,
+        memoryBytes: usage.memoryBytes,
+        addresses: ownAddresses(),
+        fingerprint: identity.fingerprint,
+        componentVersions: versions,
+        workloads: workloads.length,
+        workloadsRunning: workloads.filter(({ status }) => status.phase === Phase.RUNNING).length,
+        filesystems,
+        warnings: [
+          ...full.map(
+            ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
+          ),
+          ...(init === undefined ? ["capsule-init does not answer"] : init.configFaults),
+        ],
+        services: (init?.services ?? []).map(({ name, state, pid, restarts }) => ({
+          name,
+          state,
+          pid: pid ?? 0,
+          restarts,
+        })),
+      };
+    },
+    async *systemLogs({ services, follow, tail, since }, context) {
+      const options = { follow, tail, since: since === undefined ? undefined : timestampDate(since) };
+      for await (const lines of readSystemLogs(services, options, callOf(context).signal)) yield { lines };
+    },
+    async *systemStats({ interval }, context) {
+      let before: { busyNanos: bigint; at: number } = { busyNanos: 0n, at: performance.now() - uptime() * 1000 };
+      for await (const _ of ticks(intervalMs(interval), callOf(context).signal)) {
+        const { busyNanos, ...usage } = await readUsage();
+        const at = performance.now();
+        const cpuMillis = Math.max(0, Math.round(Number(busyNanos - before.busyNanos) / 1_000 / (at - before.at)));
+        before = { busyNanos, at };
+        yield {
+          ...usage,
+          time: timestampNow(),
+          cpuMillis,
+          filesystems: await readFilesystems(),
+          capsuledMemoryBytes: BigInt(process.memoryUsage.rss()),
+        };
+      }
+    },
+    async setHostname({ hostname }) {
+      await machine.setHostname(hostname);
+      return {};
+    },
+    async reboot() {
+      goDown("reboot");
+      return {};
+    },
+    async shutdown() {
+      goDown("poweroff");
+      return {};
+    },
+  };
+}
+
+function goDown(kind: "reboot" | "poweroff"): void {
+  // PID 1 has been asked for its state before; should it refuse now, its log says so.
+  sleep(farewellMs)
+    .then(() => requestShutdown(kind))
+    .catch(() => undefined);
+}
+
+let versions: Promise<Record<string, string>> | undefined;
+
+/** Versions of what Capsule stands on; they cannot change while it runs. */
+function componentVersions(): Promise<Record<string, string>> {
+  versions ??= (async () => {
+    const tools: Record<string, readonly string[]> = {
+      containerd: ["containerd", "--version"],
+      crun: ["crun", "--version"],
+      runc: ["runc", "--version"],
+      nft: ["nft", "--version"],
+    };
+    const found: Record<string, string> = { node: process.versions.node, kernel: release() };
+    for (const [name, [program = "", ...args]] of Object.entries(tools)) {
+      const text = await run(program, args).then(
+        ({ stdout }) => stdout,
+        () => "",
+      );
+      const version = /[0-9]+\.[0-9]+(\.[0-9]+)?/.exec(text)?.[0];
+      if (version !== undefined) found[name] = version;
+    }
+    return found;
+  })();
+  return versions;
+}

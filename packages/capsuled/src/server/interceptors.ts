@@ -1,0 +1,139 @@
+/** Around every call, from the outside in: errors become codes, the gate decides, the audit log writes down. */
+import type { DescMessage, Message } from "@bufbuild/protobuf";
+import { Code, type ConnectError, type Interceptor, type StreamRequest, type UnaryRequest } from "@connectrpc/connect";
+import type { Logger } from "pino";
+import type { Gate, PeerCertificate } from "../auth/gate.ts";
+import type { Store } from "../store/store.ts";
+import { accessOf, isMutating, nameOf } from "./access.ts";
+import { objectsOf } from "./audit.ts";
+import { type Call, callKey } from "./call.ts";
+import { toConnectError } from "./errors.ts";
+import { peerKey } from "./peer.ts";
+
+type Request = UnaryRequest | StreamRequest;
+
+/** Turns what handlers throw, also in the middle of a stream, into codes. */
+export function errorsInterceptor(log: Logger): Interceptor {
+  return (next) => async (request) => {
+    const convert = (error: unknown): ConnectError => toConnectError(error, nameOf(request.method), log);
+    try {
+      const response = await next(request);
+      return response.stream ? { ...response, message: converted(response.message, convert) } : response;
+    } catch (error) {
+      throw convert(error);
+    }
+  };
+}
+
+async function* converted<T>(messages: AsyncIterable<T>, convert: (error: unknown) => ConnectError): AsyncIterable<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    throw convert(error);
+  }
+}
+
+/** Lets the call in or throws; tells the handler who calls. */
+export function gateInterceptor(gate: Gate, store: Store): Interceptor {
+  return (next) => async (request) => {
+    const { certificate, address } = request.contextValues.get(peerKey);
+    try {
+      const caller = gate.admit(accessOf(request.method), certificate, request.header.get("authorization"));
+      const signals =
+        caller.key === undefined || !request.stream
+          ? [request.signal]
+          : [request.signal, gate.untilRemoved(caller.key)];
+      const signal = signals.length === 1 ? request.signal : AbortSignal.any(signals);
+      request.contextValues.set(callKey, { ...caller, peerAddress: address, signal });
+    } catch (error) {
+      if (isMutating(request.method)) writeAudit(store, request, { certificate, address }, [], resultOf(error));
+      throw error;
+    }
+    return await next(request);
+  };
+}
+
+/** One entry for each mutating call, when it has ended. */
+export function auditInterceptor(store: Store): Interceptor {
+  return (next) => async (request) => {
+    if (!isMutating(request.method)) return await next(request);
+    const call = request.contextValues.get(callKey);
+    const who = { certificate: call.certificate, address: call.peerAddress, call };
+    let objects: string[] = [];
+    const observed = observedRequest(request, (found) => {
+      objects = found;
+    });
+    try {
+      const response = await next(observed);
+      if (!response.stream) {
+        writeAudit(store, request, who, objects, "ok");
+        return response;
+      }
+      const ended = (error?: unknown): void =>
+        writeAudit(store, request, who, objects, error === undefined ? "ok" : resultOf(error));
+      return { ...response, message: observedEnd(response.message, ended) };
+    } catch (error) {
+      writeAudit(store, request, who, objects, resultOf(error));
+      throw error;
+    }
+  };
+}
+
+/** The request, with what its first message names told once. */
+function observedRequest(request: Request, onObjects: (objects: string[]) => void): Request {
+  const schema: DescMessage = request.method.input;
+  if (!request.stream) {
+    onObjects(objectsOf(schema, request.message));
+    return request;
+  }
+  const messages = request.message as AsyncIterable<Message>;
+  const first = async function* (): AsyncGenerator<Message> {
+    let isFirst = true;
+    for await (const message of messages) {
+      if (isFirst) onObjects(objectsOf(schema, message));
+      isFirst = false;
+      yield message;
+    }
+  };
+  return { ...request, message: first() } as StreamRequest;
+}
+
+async function* observedEnd<T>(messages: AsyncIterable<T>, ended: (error?: unknown) => void): AsyncIterable<T> {
+  let told = false;
+  const tell = (error?: unknown): void => {
+    if (!told) ended(error);
+    told = true;
+  };
+  try {
+    yield* messages;
+  } catch (error) {
+    tell(error);
+    throw error;
+  } finally {
+    tell();
+  }
+}
+
+function resultOf(error: unknown): string {
+  const code = (error as { code?: unknown }).code;
+  if (typeof code === "number") return Code[code] ?? "Unknown";
+  return (error as { kind?: string }).kind ?? "internal";
+}
+
+function writeAudit(
+  store: Store,
+  request: Request,
+  who: { readonly certificate: PeerCertificate | undefined; readonly address: string; readonly call?: Call },
+  objects: readonly string[],
+  result: string,
+): void {
+  store.audit.add({
+    time: new Date(),
+    keyId: who.call?.key?.id ?? who.certificate?.keyId ?? "",
+    keyName: who.call?.key?.name ?? "",
+    method: nameOf(request.method),
+    objects,
+    result,
+    peerAddress: who.address,
+  });
+}

@@ -1,0 +1,102 @@
+/** The API's port: TLS 1.3 only; gRPC, gRPC-Web and Connect by HTTP/2 and HTTP/1.1. */
+import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from "node:http2";
+import type { AddressInfo, Socket } from "node:net";
+import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import type { Logger } from "pino";
+import type { Gate } from "../auth/gate.ts";
+import type { ServerIdentity } from "../auth/identity.ts";
+import type { Store } from "../store/store.ts";
+import { auditInterceptor, errorsInterceptor, gateInterceptor } from "./interceptors.ts";
+import { peerKey, peerOf } from "./peer.ts";
+
+export interface ServerOptions {
+  /** 0 takes a free one. */
+  readonly port: number;
+  /** Default "::", which takes IPv4 too. */
+  readonly address?: string;
+  readonly identity: ServerIdentity;
+  readonly gate: Gate;
+  readonly store: Store;
+  readonly log: Logger;
+  readonly routes: (router: ConnectRouter) => void;
+}
+
+export interface Server {
+  readonly port: number;
+  /** Takes no new calls and ends when the open ones have, or after `graceMs`. */
+  stop(graceMs: number): Promise<void>;
+}
+
+/** A manifest of thousands of workloads is some MB; chunks of streams are far smaller. */
+const maxMessageBytes = 16 * 1024 * 1024;
+const maxConnections = 1_000;
+const handshakeTimeoutMs = 10_000;
+
+export async function startServer(options: ServerOptions): Promise<Server> {
+  const { identity, gate, store, log } = options;
+  const handler = connectNodeAdapter({
+    routes: options.routes,
+    interceptors: [errorsInterceptor(log), gateInterceptor(gate, store), auditInterceptor(store)],
+    contextValues: (request) => createContextValues().set(peerKey, peerOf(request)),
+    readMaxBytes: maxMessageBytes,
+    // Logs, archives and images: compressing them here would cost far more than the network does.
+    acceptCompression: [],
+  });
+  const server = createSecureServer(
+    {
+      key: identity.keyPem,
+      cert: identity.certificatePem,
+      minVersion: "TLSv1.3",
+      allowHTTP1: true,
+      // Clients have certificates of their own making: the gate knows their keys, no authority does.
+      requestCert: true,
+      rejectUnauthorized: false,
+      handshakeTimeout: handshakeTimeoutMs,
+      // Windows for fast streams; streams per connection for a client that watches much.
+      settings: { maxConcurrentStreams: 250, initialWindowSize: 1024 * 1024 },
+    },
+    (request, response) => handler(request, response),
+  );
+  server.maxConnections = maxConnections;
+  server.setTimeout(0);
+  server.on("tlsClientError", (error: Error) => log.debug({ err: error }, "TLS handshake failed"));
+  server.on("sessionError", (error: Error) => log.debug({ err: error }, "HTTP/2 session failed"));
+  const sessions = new Set<ServerHttp2Session>();
+  const sockets = new Set<Socket>();
+  server.on("session", (session: ServerHttp2Session) => {
+    sessions.add(session);
+    session.on("close", () => sessions.delete(session));
+    session.setLocalWindowSize(4 * 1024 * 1024);
+  });
+  server.on("secureConnection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+    socket.on("error", () => undefined);
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen({ port: options.port, host: options.address ?? "::" }, resolve);
+  });
+  server.on("error", (error) => log.error({ err: error }, "the API's port failed"));
+  return {
+    port: (server.address() as AddressInfo).port,
+    stop: (graceMs) => stop(server, sessions, sockets, graceMs),
+  };
+}
+
+async function stop(
+  server: Http2SecureServer,
+  sessions: ReadonlySet<ServerHttp2Session>,
+  sockets: ReadonlySet<Socket>,
+  graceMs: number,
+): Promise<void> {
+  const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+  for (const session of sessions) session.close();
+  const patience = setTimeout(() => {
+    for (const session of sessions) session.destroy();
+    for (const socket of sockets) socket.destroy();
+  }, graceMs);
+  await closed;
+  clearTimeout(patience);
+}

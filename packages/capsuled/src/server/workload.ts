@@ -1,0 +1,149 @@
+/** WorkloadService: what is wanted, and what is. What happens inside a workload is in workload-session.ts. */
+import { create } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import {
+  type Event,
+  EventSchema,
+  RunState,
+  type Workload,
+  WorkloadSchema,
+  type WorkloadService,
+  type WorkloadStats,
+} from "@capsule/api";
+import type { ServiceImpl } from "@connectrpc/connect";
+import type { RuntimeDriver } from "../runtime/driver.ts";
+import type { Change } from "../store/changes.ts";
+import type { EventRecord } from "../store/events.ts";
+import type { Store } from "../store/store.ts";
+import type { WorkloadRecord } from "../store/workloads.ts";
+import type { WorkloadManager } from "../workload/manager.ts";
+import { StatsSampler } from "../workload/stats.ts";
+import { callOf } from "./call.ts";
+import { changesOf } from "./changes.ts";
+import { intervalMs, ticks } from "./ticks.ts";
+import { workloadSession } from "./workload-session.ts";
+
+export interface WorkloadServiceOptions {
+  readonly store: Store;
+  readonly manager: WorkloadManager;
+  readonly driver: RuntimeDriver;
+  readonly workloadsDir: string;
+}
+
+export function workloadService(options: WorkloadServiceOptions): ServiceImpl<typeof WorkloadService> {
+  const { store, manager, driver } = options;
+  return {
+    async apply({ resources, dryRun }) {
+      const results = manager.apply(resources, dryRun).map((one) => ({
+        kind: "workload",
+        name: one.name,
+        action: one.action,
+        changes: one.changes.map((change) => ({ ...change })),
+        generation: BigInt(one.generation),
+        desired: runState(one.desired),
+      }));
+      return { results };
+    },
+    async getWorkload({ name }) {
+      return { workload: messageOf(manager.get(name)) };
+    },
+    async listWorkloads({ names, labels }) {
+      const matches = matcher(names, labels);
+      for (const name of names) manager.get(name);
+      return { workloads: store.workloads.list().filter(matches).map(messageOf) };
+    },
+    async *watchWorkloads({ names, labels }, context) {
+      const { signal } = callOf(context);
+      const matches = matcher(names, labels);
+      // Subscribed first: what changes while the list is sent comes again after it.
+      const changes = changesOf(store, signal, isOfWorkload);
+      for (const record of store.workloads.list()) {
+        if (matches(record)) yield { change: { case: "workload" as const, value: messageOf(record) } };
+      }
+      yield { change: { case: "synced" as const, value: true } };
+      for await (const change of changes) {
+        if (!isOfWorkload(change)) continue;
+        const record = store.workloads.byUid(change.uid);
+        if (record !== undefined && matches(record))
+          yield { change: { case: "workload" as const, value: messageOf(record) } };
+        else if (record === undefined && (names.length === 0 || names.includes(change.name))) {
+          yield { change: { case: "deleted" as const, value: change.name } };
+        }
+      }
+    },
+    async deleteWorkloads({ names }) {
+      manager.delete(names);
+      return {};
+    },
+    async startWorkload({ name }) {
+      return { workload: messageOf(manager.start(name)) };
+    },
+    async stopWorkload({ name }) {
+      return { workload: messageOf(manager.stop(name)) };
+    },
+    async restartWorkload({ name }) {
+      return { workload: messageOf(manager.restart(name)) };
+    },
+    async *events({ name, follow, limit }, context) {
+      if (name !== "") manager.get(name);
+      const { signal } = callOf(context);
+      const changes = follow ? changesOf(store, signal, ({ kind }) => kind === "event") : undefined;
+      const known = store.events.newest(limit === 0 ? 100 : Math.min(limit, 10_000), name === "" ? undefined : name);
+      let last = known.at(-1)?.sequence ?? 0;
+      if (known.length > 0) yield { events: known.map(messageOfEvent) };
+      if (changes === undefined) return;
+      for await (const change of changes) {
+        if (change.kind !== "event" || change.sequence <= last) continue;
+        last = change.sequence;
+        const event = store.events.get(change.sequence);
+        if (event !== undefined && (name === "" || event.objectName === name))
+          yield { events: [messageOfEvent(event)] };
+      }
+    },
+    async *stats({ names, interval }, context) {
+      for (const name of names) manager.get(name);
+      const sampler = new StatsSampler(store, driver);
+      for await (const _ of ticks(intervalMs(interval), callOf(context).signal)) {
+        const workloads: WorkloadStats[] = await sampler.sample(names);
+        yield { workloads };
+      }
+    },
+    ...workloadSession(options),
+  };
+}
+
+function isOfWorkload(change: Change): change is Extract<Change, { readonly uid: string }> {
+  return "uid" in change;
+}
+
+function matcher(
+  names: readonly string[],
+  labels: Readonly<Record<string, string>>,
+): (record: WorkloadRecord) => boolean {
+  const wantedNames = new Set(names);
+  const wantedLabels = Object.entries(labels);
+  return ({ name, spec }) =>
+    (wantedNames.size === 0 || wantedNames.has(name)) &&
+    wantedLabels.every(([key, value]) => spec.labels[key] === value);
+}
+
+export function messageOf(record: WorkloadRecord): Workload {
+  const { spec, uid, generation, desired, createdAt, updatedAt, status } = record;
+  return create(WorkloadSchema, {
+    spec,
+    uid,
+    generation: BigInt(generation),
+    desired: runState(desired),
+    createdAt: timestampFromDate(createdAt),
+    updatedAt: timestampFromDate(updatedAt),
+    status,
+  });
+}
+
+function runState(desired: "running" | "stopped"): RunState {
+  return desired === "running" ? RunState.RUNNING : RunState.STOPPED;
+}
+
+function messageOfEvent({ sequence, time, ...event }: EventRecord): Event {
+  return create(EventSchema, { ...event, sequence: BigInt(sequence), time: timestampFromDate(time) });
+}

@@ -1,0 +1,60 @@
+/** The machine as it presents itself: name, version, mode. */
+import { execFile } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { hostname, networkInterfaces } from "node:os";
+import { promisify } from "node:util";
+import { writeDurably } from "../durable.ts";
+import { CapsuleError } from "../errors.ts";
+
+const run = promisify(execFile);
+const HOSTNAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+export const hostnamePath = "/perm/capsule/hostname";
+
+export interface Machine {
+  readonly version: { readonly version: string; readonly commit: string };
+  /** "namespace", "qemu", "machine" or "installer". */
+  readonly mode: string;
+  hostname(): string;
+  /** Durable, and at once. Throws `invalid`. */
+  setHostname(name: string): Promise<void>;
+}
+
+export function openMachine(): Machine {
+  return {
+    version: readVersion(),
+    mode: process.env["container"] === "capsule-namespace" ? "namespace" : "machine",
+    hostname,
+    setHostname: async (name) => {
+      if (!HOSTNAME.test(name)) {
+        const description = `"${name.slice(0, 80)}" is no host name: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`;
+        throw new CapsuleError("invalid", description, { violations: [{ path: "hostname", description }] });
+      }
+      await writeDurably(hostnamePath, `${name}\n`, 0o644);
+      await run("hostname", [name]);
+    },
+  };
+}
+
+/** Sets the name from /perm, else one from the first network card's address, which is the same at each boot. */
+export async function applyHostname(): Promise<void> {
+  const stored = (await readFile(hostnamePath, "utf8").catch(() => "")).trim();
+  const name = HOSTNAME.test(stored) ? stored : nameFromCard();
+  if (name !== undefined && name !== hostname()) await run("hostname", [name]);
+}
+
+function nameFromCard(): string | undefined {
+  for (const addresses of Object.values(networkInterfaces())) {
+    const card = addresses?.find(({ internal }) => !internal);
+    if (card !== undefined) return `capsule-${card.mac.replaceAll(":", "").slice(6)}`;
+  }
+  return undefined;
+}
+
+function readVersion(): Machine["version"] {
+  try {
+    return JSON.parse(readFileSync("/usr/lib/capsule/version.json", "utf8")) as Machine["version"];
+  } catch {
+    return { version: "0.0.0", commit: "unknown" };
+  }
+}
