@@ -1,0 +1,84 @@
+import { type ApplyResponse, ApplyResponseSchema, type ApplyResult, ApplyResult_Action } from "@capsule/api";
+import { durationOption } from "../duration.ts";
+import type { Globals } from "../globals.ts";
+import { loadManifests } from "../manifest/load.ts";
+import { type Document, placeViolations } from "../manifest/parse.ts";
+import { note, printMessage, say } from "../output.ts";
+import { violationsOf } from "../rpc-errors.ts";
+import { type Capsule, withCapsule } from "../session.ts";
+import { waitUntilGone, waitUntilUp } from "../wait.ts";
+
+const defaultWaitMs = 5 * 60_000;
+
+const words: Record<ApplyResult_Action, string> = {
+  [ApplyResult_Action.UNSPECIFIED]: "",
+  [ApplyResult_Action.CREATED]: "created",
+  [ApplyResult_Action.UPDATED]: "changed",
+  [ApplyResult_Action.UNCHANGED]: "unchanged",
+};
+
+export async function apply(
+  { capsule: chosen, format }: Globals,
+  options: { file: string[]; wait?: string | true; dryRun?: boolean },
+): Promise<void> {
+  const documents = await loadManifests(options.file);
+  const waitMs =
+    options.wait === undefined ? undefined : options.wait === true ? defaultWaitMs : durationOption(options.wait);
+  await withCapsule(chosen, async (capsule) => {
+    const response = await send(capsule, documents, options.dryRun === true);
+    if (format === "json" || format === "yaml") await printMessage(format, ApplyResponseSchema, response);
+    else
+      for (const result of response.results)
+        say(`${result.kind}/${result.name} ${words[result.action]}${options.dryRun ? " (dry run)" : ""}`);
+    if (waitMs === undefined || options.dryRun === true) return;
+    await waitUntilUp(
+      capsule,
+      response.results.filter(({ kind }) => kind === "workload").map(({ name, generation }) => ({ name, generation })),
+      waitMs,
+    );
+  });
+}
+
+export async function diff({ capsule: chosen, format }: Globals, { file }: { file: string[] }): Promise<void> {
+  const documents = await loadManifests(file);
+  await withCapsule(chosen, async (capsule) => {
+    const response = await send(capsule, documents, true);
+    if (format === "json" || format === "yaml") return await printMessage(format, ApplyResponseSchema, response);
+    for (const result of response.results) printDiff(result);
+  });
+}
+
+export async function deleteFiles(
+  { capsule: chosen }: Globals,
+  options: { file: string[]; wait: boolean },
+): Promise<void> {
+  const documents = await loadManifests(options.file);
+  await withCapsule(chosen, async (capsule) => {
+    const present = new Set((await capsule.workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? ""));
+    const names = documents
+      .filter(({ kind, name }) => kind === "workload" && present.has(name))
+      .map(({ name }) => name);
+    for (const { kind, name } of documents) if (!names.includes(name)) note(`${kind}/${name} is not there`);
+    if (names.length === 0) return;
+    await capsule.workloads.deleteWorkloads({ names });
+    if (options.wait) await waitUntilGone(capsule, names, defaultWaitMs);
+    for (const name of names) say(`workload/${name} deleted`);
+  });
+}
+
+/** Faults that the capsule finds are told with their place in the file. */
+async function send(capsule: Capsule, documents: readonly Document[], dryRun: boolean): Promise<ApplyResponse> {
+  try {
+    return await capsule.workloads.apply({ resources: documents.map(({ resource }) => resource), dryRun });
+  } catch (error) {
+    throw placeViolations(documents, violationsOf(error)) ?? error;
+  }
+}
+
+function printDiff({ kind, name, action, changes }: ApplyResult): void {
+  say(`${kind}/${name} ${words[action]}`);
+  for (const { path, before, after } of changes) {
+    if (before !== "") say(`  - ${path}: ${before}`);
+    if (after !== "") say(`  + ${path}: ${after}`);
+  }
+}

@@ -1,0 +1,138 @@
+import { createInterface } from "node:readline/promises";
+import { create, toJson } from "@bufbuild/protobuf";
+import { durationFromMs, durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
+import { type Filesystem, GetInfoResponseSchema, SystemStatsResponseSchema } from "@capsule/api";
+import { CliError, exitCode } from "../errors.ts";
+import type { Globals } from "../globals.ts";
+import { bytes, note, print, printMessage, say, span } from "../output.ts";
+import { withCapsule } from "../session.ts";
+import { type LogsOptions, sinceOf, tailOf, write } from "./logs-actions.ts";
+
+export async function info({ capsule: chosen, format }: Globals): Promise<void> {
+  await withCapsule(chosen, async ({ capsule, host }) => {
+    const answer = await capsule.getInfo({});
+    if (format === "json" || format === "yaml") return await printMessage(format, GetInfoResponseSchema, answer);
+    const skew = answer.time === undefined ? 0 : timestampDate(answer.time).getTime() - Date.now();
+    const facts: [string, string][] = [
+      ["Name", `${answer.hostname} (${answer.shortId}), at ${host}`],
+      ["Version", `${answer.version} (${answer.commit}), ${answer.mode}`],
+      [
+        "System",
+        `${answer.architecture}, kernel ${answer.kernel}, ${answer.cpus} processors, ${bytes(answer.memoryBytes)} memory`,
+      ],
+      ["Up", span(answer.uptime === undefined ? 0 : durationMs(answer.uptime))],
+      ["Workloads", `${answer.workloads}, ${answer.workloadsRunning} running`],
+      ["Addresses", answer.addresses.join(", ")],
+      ["Fingerprint", answer.fingerprint],
+      ["Disks", answer.filesystems.map(diskText).join(", ")],
+      [
+        "Services",
+        answer.services
+          .map(({ name, state, restarts }) => `${name} ${state}${restarts > 0 ? ` (${restarts} restarts)` : ""}`)
+          .join(", "),
+      ],
+      [
+        "Components",
+        Object.entries(answer.componentVersions)
+          .map(([name, version]) => `${name} ${version}`)
+          .join(", "),
+      ],
+      [
+        "Clock",
+        Math.abs(skew) < 2_000 ? "as yours" : `${span(Math.abs(skew))} ${skew > 0 ? "ahead of" : "behind"} yours`,
+      ],
+    ];
+    for (const [title, value] of facts) say(`${`${title}:`.padEnd(12)} ${value}`);
+    for (const warning of answer.warnings) note(`Warning: ${warning}`);
+  });
+}
+
+export async function logs({ capsule: chosen }: Globals, services: string[], options: LogsOptions): Promise<void> {
+  const request = { services, follow: options.follow === true, ...tailOf(options.tail), ...sinceOf(options.since) };
+  await withCapsule(chosen, async ({ capsule }) => {
+    for await (const { lines } of capsule.systemLogs(request)) {
+      const text = lines.map(
+        ({ time, service, text: line }) =>
+          `${time === undefined ? "" : timestampDate(time).toISOString()} ${service}: ${line}\n`,
+      );
+      await write(process.stdout, Buffer.from(text.join("")));
+    }
+  });
+}
+
+export async function stats(
+  { capsule: chosen, format }: Globals,
+  { follow = false }: { follow?: boolean },
+): Promise<void> {
+  await withCapsule(chosen, async ({ capsule }) => {
+    let samples = 0;
+    for await (const answer of capsule.systemStats({ interval: durationFromMs(follow ? 2_000 : 1_000) })) {
+      if (samples++ === 0) continue;
+      if (format === "json" && follow) say(JSON.stringify(toJson(SystemStatsResponseSchema, answer)));
+      else {
+        await print(
+          format,
+          SystemStatsResponseSchema,
+          create(SystemStatsResponseSchema, answer),
+          [answer],
+          [
+            { title: "CPU", value: ({ cpuMillis, cpus }) => `${(cpuMillis / 10).toFixed(1)}% of ${cpus * 100}%` },
+            { title: "LOAD", value: ({ load1 }) => load1.toFixed(2) },
+            {
+              title: "MEMORY",
+              value: ({ memoryUsedBytes, memoryBytes }) => `${bytes(memoryUsedBytes)} of ${bytes(memoryBytes)}`,
+            },
+            { title: "CAPSULED", value: ({ capsuledMemoryBytes }) => bytes(capsuledMemoryBytes) },
+            { title: "NET IN", value: ({ networkReceiveBytes }) => bytes(networkReceiveBytes) },
+            { title: "NET OUT", value: ({ networkTransmitBytes }) => bytes(networkTransmitBytes) },
+            { title: "DISK", value: ({ filesystems }) => filesystems.map(diskText).join(", ") },
+          ],
+        );
+      }
+      if (!follow) return;
+    }
+  });
+}
+
+export async function hostname({ capsule: chosen }: Globals, name: string): Promise<void> {
+  await withCapsule(chosen, async ({ capsule }) => {
+    await capsule.setHostname({ hostname: name });
+    say(`The host name is "${name}".`);
+  });
+}
+
+export async function goDown(
+  verb: "reboot" | "shutdown",
+  { capsule: chosen }: Globals,
+  { yes = false }: { yes?: boolean },
+): Promise<void> {
+  await withCapsule(chosen, async ({ capsule, name }) => {
+    if (!yes) await confirm(verb, name);
+    await (verb === "reboot" ? capsule.reboot({}) : capsule.shutdown({}));
+    say(`${name}: ${verb} is under way`);
+  });
+}
+
+async function confirm(verb: string, name: string): Promise<void> {
+  if (!process.stdin.isTTY) throw new CliError(`Give --yes to ${verb} without being asked.`, exitCode.usage);
+  const terminal = createInterface({ input: process.stdin, output: process.stderr });
+  const answer = await terminal.question(`${verb} "${name}", with all its workloads? [y/N] `);
+  terminal.close();
+  if (!/^y(es)?$/i.test(answer.trim())) throw new CliError("Nothing was done.");
+}
+
+export async function version({ capsule: chosen }: Globals): Promise<void> {
+  say(`capsulectl ${process.env["CAPSULE_VERSION"] ?? "0.1.0"}, node ${process.versions.node}`);
+  try {
+    await withCapsule(chosen, async ({ identity, name }) => {
+      const answer = await identity.getIdentity({});
+      say(`${name} ${answer.version}`);
+    });
+  } catch (error) {
+    note(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function diskText({ mountPath, usedBytes, sizeBytes }: Filesystem): string {
+  return `${mountPath} ${bytes(usedBytes)} of ${bytes(sizeBytes)}`;
+}

@@ -1,0 +1,48 @@
+import type { Command } from "commander";
+import { globalsOf } from "../globals.ts";
+
+const actions = () => import("./capsule-actions.ts");
+
+export function addCapsuleCommands(program: Command): void {
+  const capsule = program.command("capsule").description("the machine itself");
+  capsule
+    .command("info")
+    .description("what it is, what runs it, what needs an eye")
+    .action(async (_: object, command: Command) => (await actions()).info(globalsOf(command)));
+  capsule
+    .command("logs [services...]")
+    .description("logs of its own services: init, containerd, capsuled, dnsmasq")
+    .option("-f, --follow", "go on as they write")
+    .option("-n, --tail <lines>", "only the last lines of each")
+    .option("--since <time>", "only newer: a duration (10m) or a time (2026-01-31T12:00:00Z)")
+    .action(async (services: string[], options: object, command: Command) => {
+      await (await actions()).logs(globalsOf(command), services, options);
+    });
+  capsule
+    .command("stats")
+    .description("use of processor, memory, network and disk")
+    .option("-f, --follow", "every two seconds")
+    .action(async (options: { follow?: boolean }, command: Command) =>
+      (await actions()).stats(globalsOf(command), options),
+    );
+  capsule
+    .command("hostname <name>")
+    .description("set its host name")
+    .action(async (name: string, _: object, command: Command) => (await actions()).hostname(globalsOf(command), name));
+  for (const [verb, text] of [
+    ["reboot", "stop the workloads in order and restart it"],
+    ["shutdown", "stop the workloads in order and switch it off"],
+  ] as const) {
+    capsule
+      .command(verb)
+      .description(text)
+      .option("--yes", "do not ask")
+      .action(async (options: { yes?: boolean }, command: Command) =>
+        (await actions()).goDown(verb, globalsOf(command), options),
+      );
+  }
+  program
+    .command("version")
+    .description("versions of capsulectl and, if it answers, of the capsule")
+    .action(async (_: object, command: Command) => (await actions()).version(globalsOf(command)));
+}

@@ -1,0 +1,178 @@
+/**
+ * Copies by tar: the capsule packs and unpacks inside the workload, the tar of this machine packs and unpacks here. What
+ * comes from a workload is unpacked in a new directory beside its destination, so that no name in it leads elsewhere.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { basename as posixBasename, dirname as posixDirname } from "node:path/posix";
+import { text } from "node:stream/consumers";
+import { pipeline } from "node:stream/promises";
+import { create } from "@bufbuild/protobuf";
+import { type CopyInRequest, CopyInRequestSchema, FileType } from "@capsule/api";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { CliError, exitCode } from "../errors.ts";
+import type { Globals } from "../globals.ts";
+import { bytes, note } from "../output.ts";
+import { Progress } from "../progress.ts";
+import { type Capsule, withCapsule } from "../session.ts";
+
+interface Remote {
+  readonly name: string;
+  readonly path: string;
+}
+
+export async function copy({ capsule: chosen }: Globals, source: string, destination: string): Promise<void> {
+  const [from, to] = [remoteOf(source), remoteOf(destination)];
+  await withCapsule(chosen, async (capsule) => {
+    if (from === undefined && to !== undefined) await copyIn(capsule, source, to);
+    else if (from !== undefined && to === undefined) await copyOut(capsule, from, destination);
+    else throw new CliError("one side of a copy is WORKLOAD:/path, the other a path here", exitCode.usage);
+  });
+}
+
+/** `web:/etc/x`. A path here with a colon is written ./a:/b. */
+function remoteOf(text: string): Remote | undefined {
+  const match = /^([a-z0-9][a-z0-9-]{0,62}):(\/.*)$/s.exec(text);
+  return match === null ? undefined : { name: match[1] ?? "", path: match[2] ?? "" };
+}
+
+async function copyIn(capsule: Capsule, source: string, { name, path }: Remote): Promise<void> {
+  if (!existsSync(source)) throw new CliError(`${source} does not exist`, exitCode.notFound);
+  const isTree = statSync(source).isDirectory();
+  // `dir/.` is what is in the directory.
+  const contents = isTree && /(^|\/)\.$/.test(source);
+  const isDirectory = (await typeOf(capsule, name, path)) === FileType.DIRECTORY;
+  if (!isDirectory && path.endsWith("/")) throw new CliError(`${name} has no directory ${path}`, exitCode.notFound);
+  const absolute = resolve(source);
+  const tar = startTar(
+    contents ? ["-C", absolute, "-cf", "-", "."] : ["-C", dirname(absolute), "-cf", "-", "--", basename(absolute)],
+  );
+  const start = isDirectory
+    ? { name, path, rename: "" }
+    : { name, path: posixDirname(path), rename: posixBasename(path) };
+  const progress = new Progress(source);
+  try {
+    const requests = async function* (): AsyncGenerator<CopyInRequest> {
+      yield create(CopyInRequestSchema, { input: { case: "start", value: start } });
+      let sent = 0;
+      for await (const data of tar.stdout as AsyncIterable<Buffer>) {
+        yield create(CopyInRequestSchema, { input: { case: "data", value: data } });
+        sent += data.length;
+        progress.update(sent, 0);
+      }
+      await tar.ended;
+    };
+    const { bytes: count } = await capsule.workloads.copyIn(requests());
+    progress.end();
+    note(`${bytes(count)} copied`);
+  } finally {
+    progress.end();
+    tar.kill();
+  }
+}
+
+async function copyOut(capsule: Capsule, { name, path }: Remote, destination: string): Promise<void> {
+  const type = await typeOf(capsule, name, path);
+  if (type === undefined) throw new CliError(`${name} has no ${path}`, exitCode.notFound);
+  const isDirectory = existsSync(destination) && statSync(destination).isDirectory();
+  const parent = isDirectory ? destination : dirname(resolve(destination));
+  if (!existsSync(parent)) throw new CliError(`${parent} does not exist`, exitCode.notFound);
+  const scratch = mkdtempSync(join(parent, ".capsule-cp-"));
+  const tar = startTar(["-C", scratch, "-xpf", "-", "--no-same-owner"]);
+  const progress = new Progress(`${name}:${path}`);
+  try {
+    let received = 0;
+    const data = async function* (): AsyncGenerator<Uint8Array> {
+      for await (const { data: chunk } of capsule.workloads.copyOut({ name, path })) {
+        received += chunk.length;
+        progress.update(received, 0);
+        yield chunk;
+      }
+    };
+    await pipeline(data, tar.stdin);
+    await tar.ended;
+    place(scratch, destination, isDirectory, path);
+    progress.end();
+    note(`${bytes(received)} copied`);
+  } finally {
+    progress.end();
+    tar.kill();
+    rmSync(scratch, { recursive: true, force: true });
+  }
+}
+
+/** Moves what was unpacked to its place. */
+function place(scratch: string, destination: string, isDirectory: boolean, path: string): void {
+  const names = readdirSync(scratch);
+  // `/` and `dir/.` come as their contents.
+  const contents = path === "/" || path.endsWith("/.");
+  if (!isDirectory && contents) renameSync(scratch, destination);
+  else if (!isDirectory) {
+    const [only] = names;
+    if (names.length !== 1 || only === undefined)
+      throw new CliError("the capsule sent something else than was asked for");
+    renameSync(join(scratch, only), destination);
+  }
+  if (!isDirectory) return;
+  for (const name of names) {
+    const target = join(destination, name);
+    if (existsSync(target) && statSync(target).isDirectory()) {
+      if (!statSync(join(scratch, name)).isDirectory())
+        throw new CliError(`${target} is a directory`, exitCode.conflict);
+      merge(join(scratch, name), target);
+    } else renameSync(join(scratch, name), target);
+  }
+}
+
+function merge(from: string, to: string): void {
+  for (const entry of readdirSync(from, { withFileTypes: true })) {
+    const [source, target] = [join(from, entry.name), join(to, entry.name)];
+    if (entry.isDirectory() && existsSync(target) && statSync(target).isDirectory()) merge(source, target);
+    else renameSync(source, target);
+  }
+}
+
+async function typeOf({ workloads }: Capsule, name: string, path: string): Promise<FileType | undefined> {
+  try {
+    const found = await workloads.statPath({ name, path });
+    if (found.type !== FileType.SYMLINK) return found.type;
+    // What a link leads to, as a path that ends in a slash is resolved.
+    const target = await workloads.statPath({ name, path: `${path}/.` }).catch(() => undefined);
+    return target?.type ?? FileType.SYMLINK;
+  } catch (error) {
+    if (error instanceof ConnectError && error.code === Code.NotFound && (await exists(workloads, name)))
+      return undefined;
+    throw error;
+  }
+}
+
+async function exists(workloads: Capsule["workloads"], name: string): Promise<boolean> {
+  return await workloads.getWorkload({ name }).then(
+    () => true,
+    () => false,
+  );
+}
+
+interface Tar {
+  readonly stdin: NonNullable<ChildProcess["stdin"]>;
+  readonly stdout: NonNullable<ChildProcess["stdout"]>;
+  /** Throws with tar's own words when it failed. */
+  readonly ended: Promise<void>;
+  kill(): void;
+}
+
+function startTar(args: readonly string[]): Tar {
+  const child = spawn("tar", args, {
+    stdio: ["pipe", "pipe", "pipe"],
+    env: { ...process.env, LC_ALL: "C", COPYFILE_DISABLE: "1" },
+  });
+  const errors = text(child.stderr);
+  const ended = new Promise<void>((done, failed) => {
+    child.once("error", (error) => failed(new CliError(`tar cannot be run: ${error.message}`)));
+    child.once("close", async (code) => (code === 0 ? done() : failed(new CliError(`tar: ${(await errors).trim()}`))));
+  });
+  ended.catch(() => undefined);
+  child.stdin.on("error", () => undefined);
+  return { stdin: child.stdin, stdout: child.stdout, ended, kill: () => void child.kill() };
+}

@@ -1,0 +1,176 @@
+import { createReadStream, readFileSync, statSync } from "node:fs";
+import { text } from "node:stream/consumers";
+import { create } from "@bufbuild/protobuf";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import {
+  type Image,
+  ListImagesResponseSchema,
+  ListRegistriesResponseSchema,
+  PruneImagesResponseSchema,
+  type PushImageRequest,
+  PushImageRequestSchema,
+} from "@capsule/api";
+import { durationOption } from "../duration.ts";
+import { CliError, exitCode } from "../errors.ts";
+import type { Globals } from "../globals.ts";
+import { age, bytes, type Column, print, printMessage, say } from "../output.ts";
+import { Progress } from "../progress.ts";
+import { withCapsule } from "../session.ts";
+
+const chunkBytes = 256 * 1024;
+
+const columns: Column<Image>[] = [
+  { title: "NAME", value: ({ names }) => names.join(", ") },
+  { title: "DIGEST", value: ({ digest }) => digest.slice(7, 19) },
+  { title: "SIZE", value: ({ sizeBytes }) => bytes(sizeBytes), right: true },
+  { title: "AGE", value: ({ createdAt }) => age(createdAt), right: true },
+  { title: "USED BY", value: ({ usedBy }) => usedBy.join(", ") || "-" },
+  { title: "PLATFORM", value: ({ platform }) => platform, wide: true },
+];
+
+export async function list({ capsule: chosen, format }: Globals): Promise<void> {
+  await withCapsule(chosen, async ({ images }) => {
+    const response = await images.listImages({});
+    await print(format, ListImagesResponseSchema, response, response.images, columns);
+  });
+}
+
+export async function push(
+  { capsule: chosen }: Globals,
+  file: string,
+  { name = "" }: { name?: string },
+): Promise<void> {
+  let total = 0;
+  try {
+    if (file !== "-") total = statSync(file).size;
+  } catch (error) {
+    throw new CliError(`${file} cannot be read: ${(error as Error).message}`);
+  }
+  const progress = new Progress(file === "-" ? "stdin" : file);
+  try {
+    await withCapsule(chosen, async ({ images }) => {
+      const { images: added } = await images.pushImage(requests(file, name, total, progress));
+      progress.end();
+      for (const image of added) say(`${image.names.join(", ")} ${image.digest} (${bytes(image.sizeBytes)})`);
+    });
+  } finally {
+    progress.end();
+  }
+}
+
+async function* requests(
+  file: string,
+  name: string,
+  total: number,
+  progress: Progress,
+): AsyncGenerator<PushImageRequest> {
+  yield create(PushImageRequestSchema, { input: { case: "start", value: { name } } });
+  const source = file === "-" ? process.stdin : createReadStream(file, { highWaterMark: chunkBytes });
+  let sent = 0;
+  for await (const data of source as AsyncIterable<Buffer>) {
+    yield create(PushImageRequestSchema, { input: { case: "data", value: data } });
+    sent += data.length;
+    progress.update(sent, total, "sending");
+  }
+  progress.update(sent, total, "unpacking");
+}
+
+export async function pull(
+  { capsule: chosen }: Globals,
+  reference: string,
+  { username }: { username?: string },
+): Promise<void> {
+  const credentials =
+    username === undefined ? {} : { credentials: { username, password: (await text(process.stdin)).trimEnd() } };
+  const progress = new Progress(reference);
+  try {
+    await withCapsule(chosen, async ({ images }) => {
+      for await (const { update } of images.pullImage({ reference, ...credentials })) {
+        if (update.case === "progress") {
+          progress.update(Number(update.value.doneBytes), Number(update.value.totalBytes), update.value.step);
+        } else if (update.case === "image") {
+          progress.end();
+          say(`${update.value.names.join(", ")} ${update.value.digest} (${bytes(update.value.sizeBytes)})`);
+        }
+      }
+    });
+  } finally {
+    progress.end();
+  }
+}
+
+export async function remove({ capsule: chosen }: Globals, references: string[]): Promise<void> {
+  await withCapsule(chosen, async ({ images }) => {
+    for (const reference of references) {
+      await images.removeImage({ reference });
+      say(`${reference} removed`);
+    }
+  });
+}
+
+export async function prune(
+  { capsule: chosen, format }: Globals,
+  { olderThan, dryRun = false }: { olderThan?: string; dryRun?: boolean },
+): Promise<void> {
+  const limit = olderThan === undefined ? {} : { olderThan: durationFromMs(durationOption(olderThan)) };
+  await withCapsule(chosen, async ({ images }) => {
+    const response = await images.pruneImages({ dryRun, ...limit });
+    if (format === "json" || format === "yaml") return await printMessage(format, PruneImagesResponseSchema, response);
+    for (const { names, digest } of response.removed)
+      say(`${names.join(", ") || digest} ${dryRun ? "would be removed" : "removed"}`);
+    say(`${bytes(response.freedBytes)} ${dryRun ? "would be freed" : "freed"}`);
+  });
+}
+
+export async function listRegistries({ capsule: chosen, format }: Globals): Promise<void> {
+  await withCapsule(chosen, async ({ images }) => {
+    const response = await images.listRegistries({});
+    await print(format, ListRegistriesResponseSchema, response, response.registries, [
+      { title: "HOST", value: ({ host }) => host },
+      {
+        title: "USERNAME",
+        value: ({ username, hasPassword }) =>
+          username === "" ? "-" : `${username}${hasPassword ? "" : " (no password)"}`,
+      },
+      { title: "MIRRORS", value: ({ mirrors }) => mirrors.join(", ") || "-" },
+      {
+        title: "TLS",
+        value: ({ plainHttp, caCertificate }) =>
+          plainHttp ? "none" : caCertificate === "" ? "public" : "own authority",
+      },
+    ]);
+  });
+}
+
+export async function setRegistry(
+  { capsule: chosen }: Globals,
+  host: string,
+  options: { username?: string; passwordStdin?: boolean; mirror?: string[]; plainHttp?: boolean; ca?: string },
+): Promise<void> {
+  if (options.username !== undefined && options.passwordStdin !== true) {
+    throw new CliError(
+      "--username needs --password-stdin: a password on the command line would be for all to see",
+      exitCode.usage,
+    );
+  }
+  const password =
+    options.passwordStdin === true ? { password: (await text(process.stdin)).replace(/\r?\n$/, "") } : {};
+  const registry = {
+    host,
+    mirrors: options.mirror ?? [],
+    username: options.username ?? "",
+    plainHttp: options.plainHttp === true,
+    caCertificate: options.ca === undefined ? "" : readFileSync(options.ca, "utf8"),
+  };
+  await withCapsule(chosen, async ({ images }) => {
+    await images.setRegistry({ registry, ...password });
+    say(`registry/${host} set`);
+  });
+}
+
+export async function removeRegistry({ capsule: chosen }: Globals, host: string): Promise<void> {
+  await withCapsule(chosen, async ({ images }) => {
+    await images.removeRegistry({ host });
+    say(`registry/${host} removed`);
+  });
+}

@@ -1,0 +1,77 @@
+import { type Timestamp, timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { type LogLine, LogStream } from "@capsule/api";
+import { parseDuration } from "../duration.ts";
+import { CliError, exitCode } from "../errors.ts";
+import type { Globals } from "../globals.ts";
+import { withCapsule } from "../session.ts";
+
+export interface LogsOptions {
+  readonly follow?: boolean;
+  readonly tail?: string;
+  readonly since?: string;
+  readonly timestamps?: boolean;
+  readonly stdout?: boolean;
+  readonly stderr?: boolean;
+}
+
+export async function logs({ capsule: chosen }: Globals, name: string, options: LogsOptions): Promise<void> {
+  const streams = [
+    ...(options.stdout === true ? [LogStream.STDOUT] : []),
+    ...(options.stderr === true ? [LogStream.STDERR] : []),
+  ];
+  const request = {
+    name,
+    follow: options.follow === true,
+    streams,
+    ...tailOf(options.tail),
+    ...sinceOf(options.since),
+  };
+  await withCapsule(chosen, async ({ workloads }) => {
+    const isContinued = { stdout: false, stderr: false };
+    for await (const { lines } of workloads.logs(request)) {
+      // What the workload wrote to each of its streams goes to that of ours.
+      for (const stream of ["stdout", "stderr"] as const) {
+        const own = lines.filter((line) => (line.stream === LogStream.STDERR) === (stream === "stderr"));
+        if (own.length === 0) continue;
+        const chunks = own.flatMap((line) => {
+          const begins = !isContinued[stream];
+          isContinued[stream] = line.partial;
+          return textOf(line, options.timestamps === true && begins);
+        });
+        await write(process[stream], Buffer.concat(chunks));
+      }
+    }
+  });
+}
+
+export function tailOf(tail: string | undefined): { tail?: number } {
+  if (tail === undefined) return {};
+  const lines = Number(tail);
+  if (Number.isInteger(lines) && lines >= 0 && lines < 2 ** 32) return { tail: lines };
+  throw new CliError(`--tail ${tail}: a number of lines is needed`, exitCode.usage);
+}
+
+export function sinceOf(since: string | undefined): { since?: Timestamp } {
+  if (since === undefined) return {};
+  const ms = parseDuration(since);
+  const time = ms === undefined ? new Date(since) : new Date(Date.now() - ms);
+  if (Number.isNaN(time.getTime())) {
+    throw new CliError(
+      `--since ${since}: a duration such as 10m, or a time such as 2026-01-31T12:00:00Z, is needed`,
+      exitCode.usage,
+    );
+  }
+  return { since: timestampFromDate(time) };
+}
+
+function textOf({ time, text, partial }: LogLine, timestamp: boolean): Uint8Array[] {
+  const start = timestamp && time !== undefined ? [Buffer.from(`${timestampDate(time).toISOString()} `)] : [];
+  return [...start, text, ...(partial ? [] : [newline])];
+}
+
+const newline = Buffer.from("\n");
+
+/** Waits while the reader of a pipe is behind. */
+export async function write(stream: NodeJS.WriteStream, data: Uint8Array): Promise<void> {
+  if (!stream.write(data)) await new Promise<void>((resolve) => stream.once("drain", resolve));
+}

@@ -1,0 +1,246 @@
+import { create, toJson } from "@bufbuild/protobuf";
+import { durationFromMs, timestampDate } from "@bufbuild/protobuf/wkt";
+import {
+  type Event,
+  EventsResponseSchema,
+  EventType,
+  ListWorkloadsResponseSchema,
+  Phase,
+  Protocol,
+  StatsResponseSchema,
+  type Workload,
+  WorkloadSchema,
+  WorkloadSpecSchema,
+  type WorkloadStats,
+} from "@capsule/api";
+import { durationOption } from "../duration.ts";
+import { CliError, exitCode } from "../errors.ts";
+import type { Globals } from "../globals.ts";
+import { age, bytes, type Column, print, printMessage, printTable, say } from "../output.ts";
+import { withCapsule } from "../session.ts";
+import { waitUntilGone, waitUntilStopped, waitUntilUp } from "../wait.ts";
+
+const defaultWaitMs = 5 * 60_000;
+
+const columns: Column<Workload>[] = [
+  { title: "NAME", value: ({ spec }) => spec?.name ?? "" },
+  { title: "KIND", value: ({ spec }) => (spec?.kind.case === "microVm" ? "MicroVM" : "Container"), wide: true },
+  { title: "PHASE", value: ({ status }) => Phase[status?.phase ?? 0] ?? "" },
+  { title: "IMAGE", value: ({ spec }) => spec?.kind.value?.image ?? "" },
+  { title: "ADDRESS", value: ({ status }) => status?.addresses[0] ?? "-" },
+  { title: "PORTS", value: portsOf },
+  { title: "RESTARTS", value: ({ status }) => String(status?.restartCount ?? 0), right: true },
+  { title: "AGE", value: ({ createdAt }) => age(createdAt), right: true },
+  { title: "PID", value: ({ status }) => String(status?.pid ?? 0), wide: true, right: true },
+  { title: "UID", value: ({ uid }) => uid, wide: true },
+  { title: "MESSAGE", value: ({ status }) => status?.message ?? "" },
+];
+
+export async function list(
+  { capsule: chosen, format }: Globals,
+  names: string[],
+  options: { label?: string[]; watch?: boolean },
+): Promise<void> {
+  const request = { names, labels: labelsOf(options.label ?? []) };
+  await withCapsule(chosen, async ({ workloads }) => {
+    if (options.watch !== true) {
+      const response = await workloads.listWorkloads(request);
+      return await print(format, ListWorkloadsResponseSchema, response, response.workloads, columns);
+    }
+    for await (const { change } of workloads.watchWorkloads(request)) {
+      if (change.case === "deleted") say(`${change.value}: deleted`);
+      else if (change.case === "workload" && format === "json")
+        say(JSON.stringify(toJson(WorkloadSchema, change.value)));
+      else if (change.case === "workload") {
+        const { spec, status } = change.value;
+        say(`${spec?.name}: ${Phase[status?.phase ?? 0]} ${status?.message}`);
+      }
+    }
+  });
+}
+
+export async function get({ capsule: chosen, format }: Globals, name: string): Promise<void> {
+  await withCapsule(chosen, async ({ workloads }) => {
+    const { workload } = await workloads.getWorkload({ name });
+    if (workload !== undefined) await printMessage(format === "json" ? "json" : "yaml", WorkloadSchema, workload);
+  });
+}
+
+export async function describe({ capsule: chosen }: Globals, name: string): Promise<void> {
+  await withCapsule(chosen, async ({ workloads }) => {
+    const { workload } = await workloads.getWorkload({ name });
+    if (workload === undefined) return;
+    const events: Event[] = [];
+    for await (const response of workloads.events({ name, limit: 20 })) events.push(...response.events);
+    const { spec, status, uid, generation, createdAt, desired } = workload;
+    const exit = status?.lastExit;
+    const facts: [string, string | undefined][] = [
+      ["Name", spec?.name],
+      ["Phase", `${Phase[status?.phase ?? 0]}, for ${age(status?.since)}`],
+      ["Message", status?.message],
+      ["Wanted", desired === 2 ? "stopped" : "running"],
+      ["Image", `${spec?.kind.value?.image}${status?.imageDigest ? ` (${status.imageDigest})` : ""}`],
+      ["Addresses", status?.addresses.join(", ") || undefined],
+      ["Ports", portsOf(workload) === "-" ? undefined : portsOf(workload)],
+      ["Started", status?.pid ? `${age(status.startedAt)} ago, process ${status.pid}` : undefined],
+      ["Restarts", String(status?.restartCount ?? 0)],
+      [
+        "Last exit",
+        exit === undefined
+          ? undefined
+          : `code ${exit.code}, ${age(exit.finishedAt)} ago${exit.outOfMemory ? ", out of memory" : ""}`,
+      ],
+      ["Next try", status?.nextRetryAt === undefined ? undefined : timestampDate(status.nextRetryAt).toISOString()],
+      ["Created", `${age(createdAt)} ago, generation ${generation}, uid ${uid}`],
+    ];
+    for (const [title, value] of facts) if (value !== undefined) say(`${`${title}:`.padEnd(11)} ${value}`);
+    if (spec !== undefined) say(`Spec:\n${indent((await import("yaml")).stringify(toJson(WorkloadSpecSchema, spec)))}`);
+    say("Events:");
+    printTable(events, eventColumns);
+  });
+}
+
+export async function remove({ capsule: chosen }: Globals, names: string[], options: { wait: boolean }): Promise<void> {
+  await withCapsule(chosen, async (capsule) => {
+    await capsule.workloads.deleteWorkloads({ names });
+    if (options.wait) await waitUntilGone(capsule, names, defaultWaitMs);
+    for (const name of names) say(`workload/${name} ${options.wait ? "deleted" : "is being deleted"}`);
+  });
+}
+
+export async function lifecycle(
+  verb: "start" | "stop" | "restart",
+  { capsule: chosen }: Globals,
+  name: string,
+  options: { wait?: string | true },
+): Promise<void> {
+  const waitMs =
+    options.wait === undefined ? undefined : options.wait === true ? defaultWaitMs : durationOption(options.wait);
+  await withCapsule(chosen, async (capsule) => {
+    const call = { start: "startWorkload", stop: "stopWorkload", restart: "restartWorkload" } as const;
+    const before = (await capsule.workloads.getWorkload({ name })).workload;
+    const { workload } = await capsule.workloads[call[verb]]({ name });
+    if (waitMs === undefined) return say(`workload/${name}: ${verb} is asked for`);
+    if (verb === "stop") await waitUntilStopped(capsule, name, waitMs);
+    else {
+      if (verb === "restart") await waitUntilChanged(capsule, name, before?.status?.pid ?? 0, waitMs);
+      await waitUntilUp(capsule, [{ name, generation: workload?.generation ?? 0n }], waitMs);
+    }
+    say(`workload/${name} ${verb === "stop" ? "stopped" : "runs"}`);
+  });
+}
+
+/** Until the process of before is gone: right after the request its status still speaks of it. */
+async function waitUntilChanged(
+  capsule: Parameters<typeof waitUntilUp>[0],
+  name: string,
+  pid: number,
+  timeoutMs: number,
+): Promise<void> {
+  if (pid === 0) return;
+  const signal = AbortSignal.timeout(timeoutMs);
+  try {
+    for await (const { change } of capsule.workloads.watchWorkloads({ names: [name] }, { signal })) {
+      if (change.case === "workload" && change.value.status?.pid !== pid) return;
+      if (change.case === "deleted") return;
+    }
+  } catch (error) {
+    if (signal.aborted) throw new CliError(`After ${timeoutMs / 1000} s ${name} has not stopped`, exitCode.timedOut);
+    throw error;
+  }
+}
+
+const eventColumns: Column<Event>[] = [
+  { title: "AGE", value: ({ time }) => age(time), right: true },
+  { title: "TYPE", value: ({ type }) => (type === EventType.WARNING ? "Warning" : "Normal") },
+  { title: "REASON", value: ({ reason }) => reason },
+  { title: "MESSAGE", value: ({ message, count }) => (count > 1 ? `${message} (${count} times)` : message) },
+];
+
+export async function events(
+  { capsule: chosen, format }: Globals,
+  name: string | undefined,
+  options: { follow?: boolean; limit: string },
+): Promise<void> {
+  const limit = Number(options.limit);
+  if (!Number.isInteger(limit) || limit < 1)
+    throw new CliError(`--limit ${options.limit}: a number from 1 is needed`, exitCode.usage);
+  await withCapsule(chosen, async ({ workloads }) => {
+    const follow = options.follow === true;
+    const all: Event[] = [];
+    for await (const response of workloads.events({ name: name ?? "", follow, limit })) {
+      if (!follow) all.push(...response.events);
+      else if (format === "json") say(JSON.stringify(toJson(EventsResponseSchema, response)));
+      else
+        for (const event of response.events)
+          say(`${timeText(event)} ${event.objectName} ${event.reason}: ${event.message}`);
+    }
+    if (follow) return;
+    const object = { title: "OBJECT", value: ({ objectKind, objectName }: Event) => `${objectKind}/${objectName}` };
+    await print(format, EventsResponseSchema, create(EventsResponseSchema, { events: all }), all, [
+      ...eventColumns.slice(0, 1),
+      object,
+      ...eventColumns.slice(1),
+    ]);
+  });
+}
+
+const statsColumns: Column<WorkloadStats>[] = [
+  { title: "NAME", value: ({ name }) => name },
+  { title: "CPU", value: ({ cpuMillis }) => `${(cpuMillis / 10).toFixed(1)}%`, right: true },
+  {
+    title: "MEMORY",
+    value: ({ memoryBytes, memoryLimitBytes }) =>
+      bytes(memoryBytes) + (memoryLimitBytes === 0n ? "" : ` of ${bytes(memoryLimitBytes)}`),
+    right: true,
+  },
+  { title: "PIDS", value: ({ pids }) => String(pids), right: true },
+  { title: "NET IN", value: ({ networkReceiveBytes }) => bytes(networkReceiveBytes), right: true },
+  { title: "NET OUT", value: ({ networkTransmitBytes }) => bytes(networkTransmitBytes), right: true },
+  { title: "DISK READ", value: ({ diskReadBytes }) => bytes(diskReadBytes), right: true },
+  { title: "DISK WRITE", value: ({ diskWriteBytes }) => bytes(diskWriteBytes), right: true },
+];
+
+export async function stats(
+  { capsule: chosen, format }: Globals,
+  names: string[],
+  options: { follow?: boolean },
+): Promise<void> {
+  await withCapsule(chosen, async ({ workloads }) => {
+    // Two samples, so that a rate is known.
+    let samples = 0;
+    const interval = durationFromMs(options.follow === true ? 2_000 : 1_000);
+    for await (const response of workloads.stats({ names, interval })) {
+      if (samples++ === 0) continue;
+      if (format === "json" && options.follow === true) say(JSON.stringify(toJson(StatsResponseSchema, response)));
+      else await print(format, StatsResponseSchema, response, response.workloads, statsColumns);
+      if (options.follow !== true) return;
+    }
+  });
+}
+
+function portsOf({ spec }: Workload): string {
+  const ports = (spec?.kind.value?.ports ?? []).map(({ hostAddress, hostPort, containerPort, protocol }) => {
+    const from = `${hostAddress === "" ? "" : `${hostAddress}:`}${hostPort || containerPort}`;
+    return `${from}->${containerPort}${protocol === Protocol.UDP ? "/udp" : ""}`;
+  });
+  return ports.length === 0 ? "-" : ports.join(",");
+}
+
+function labelsOf(texts: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    texts.map((text) => {
+      const at = text.indexOf("=");
+      if (at < 1) throw new CliError(`--label ${text}: KEY=VALUE is needed`, exitCode.usage);
+      return [text.slice(0, at), text.slice(at + 1)];
+    }),
+  );
+}
+
+function timeText({ time }: Event): string {
+  return time === undefined ? "-" : timestampDate(time).toISOString();
+}
+
+function indent(text: string): string {
+  return text.trimEnd().replace(/^/gm, "  ");
+}

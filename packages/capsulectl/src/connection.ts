@@ -1,0 +1,123 @@
+/** The connection to a capsule: TLS 1.3, the server known by its pinned fingerprint, a token for each call. */
+import { createHash } from "node:crypto";
+import { type TLSSocket, connect as tlsConnect } from "node:tls";
+import type { DescService } from "@bufbuild/protobuf";
+import { keyId } from "@capsule/api/key.ts";
+import { signToken, type TokenSubject, thumbprint } from "@capsule/api/token.ts";
+import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import type { ClientKey } from "./config.ts";
+import { CliError, exitCode } from "./errors.ts";
+
+const connectTimeoutMs = 10_000;
+
+export interface Connection {
+  readonly host: string;
+  /** Of the server's certificate, lower-case hex. */
+  readonly fingerprint: string;
+  client<T extends DescService>(service: T): Client<T>;
+  /** From now on calls carry tokens for this capsule. */
+  authenticate(capsuleId: string): void;
+  close(): void;
+}
+
+export interface ConnectOptions {
+  readonly host: string;
+  readonly key: ClientKey | undefined;
+  /** Undefined takes any server: only to look at its fingerprint. */
+  readonly fingerprint: string | undefined;
+}
+
+/** Connects and checks the server before a byte of a request is sent. Throws CliError. */
+export async function connect({ host, key, fingerprint: pinned }: ConnectOptions): Promise<Connection> {
+  const socket = await openSocket(host, key);
+  const fingerprint = createHash("sha256").update(socket.getPeerCertificate(false).raw).digest("hex");
+  if (pinned !== undefined && pinned !== fingerprint) {
+    socket.destroy();
+    throw new CliError(
+      `${host} is not the capsule that you adopted: its fingerprint is ${fingerprint}, and ${pinned} is pinned.\n` +
+        "Either the capsule was installed anew, or somebody is in between. If you are sure, run `capsulectl context remove`\n" +
+        "and adopt it again, comparing the fingerprint with the one on its console.",
+      exitCode.refused,
+    );
+  }
+  const url = `https://${host}`;
+  let used = false;
+  const sessionManager = new Http2SessionManager(url, {}, {
+    createConnection: () => {
+      if (used) throw new CliError(`the connection to ${host} was lost`);
+      used = true;
+      return socket;
+    },
+    settings: { initialWindowSize: 4 * 1024 * 1024 },
+  } as ConstructorParameters<typeof Http2SessionManager>[2]);
+  let subject: TokenSubject | undefined;
+  const withToken: Interceptor = (next) => async (request) => {
+    if (subject !== undefined) request.header.set("authorization", `Bearer ${await signToken(subject, now())}`);
+    return await next(request);
+  };
+  const transport: Transport = createGrpcTransport({
+    baseUrl: url,
+    sessionManager,
+    interceptors: [withToken],
+    acceptCompression: [],
+  });
+  return {
+    host,
+    fingerprint,
+    client: (service) => createClient(service, transport),
+    authenticate: (capsuleId) => {
+      if (key === undefined)
+        throw new CliError("You have no key yet: `capsulectl adopt HOST` makes one.", exitCode.refused);
+      const { privateKey } = key;
+      subject = { privateKey, keyId: keyId(privateKey), thumbprint: thumbprint(key.certificateDer), capsuleId };
+    },
+    close: () => {
+      sessionManager.abort();
+      socket.destroy();
+    },
+  };
+}
+
+let offsetMs = 0;
+
+/** Tokens follow the capsule's clock from here on: ours is wrong, or its. */
+export function useCapsuleTime(time: Date): void {
+  offsetMs = time.getTime() - Date.now();
+}
+
+function now(): Date {
+  return new Date(Date.now() + offsetMs);
+}
+
+async function openSocket(host: string, key: ClientKey | undefined): Promise<TLSSocket> {
+  const at = host.lastIndexOf(":");
+  const name = host.slice(0, at).replace(/^\[|\]$/g, "");
+  const socket = tlsConnect({
+    host: name,
+    port: Number(host.slice(at + 1)),
+    minVersion: "TLSv1.3",
+    ALPNProtocols: ["h2"],
+    // No authority signs it: its fingerprint is what is checked.
+    rejectUnauthorized: false,
+    checkServerIdentity: () => undefined,
+    ...(key === undefined ? {} : { key: key.keyPem, cert: key.certificatePem }),
+  });
+  return await new Promise((resolve, reject) => {
+    const timer = setTimeout(
+      () => socket.destroy(new Error(`no answer within ${connectTimeoutMs / 1000} s`)),
+      connectTimeoutMs,
+    );
+    socket.once("secureConnect", () => {
+      clearTimeout(timer);
+      socket.removeAllListeners("error");
+      socket.setNoDelay(true);
+      resolve(socket);
+    });
+    socket.once("error", (error: NodeJS.ErrnoException) => {
+      clearTimeout(timer);
+      const hint = error.code === "ECONNREFUSED" ? ". Does the capsule run?" : "";
+      reject(new CliError(`${host} cannot be reached: ${error.message}${hint}`, exitCode.failed, { cause: error }));
+    });
+  });
+}

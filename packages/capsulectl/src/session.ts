@@ -1,0 +1,85 @@
+/** What a command works with: the capsule that was chosen, connected when it is first needed. */
+import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
+import type { Client } from "@connectrpc/connect";
+import { type Context, parseHost, readConfig, readKey } from "./config.ts";
+import { type Connection, connect, useCapsuleTime } from "./connection.ts";
+import { CliError, exitCode } from "./errors.ts";
+import { metadataOf, reasonOf, toCliError } from "./rpc-errors.ts";
+
+export interface Capsule {
+  readonly name: string;
+  readonly host: string;
+  readonly identity: Client<typeof IdentityService>;
+  readonly capsule: Client<typeof CapsuleService>;
+  readonly workloads: Client<typeof WorkloadService>;
+  readonly images: Client<typeof ImageService>;
+}
+
+const skewed: ReadonlySet<string | undefined> = new Set(["TOKEN_EXPIRED", "TOKEN_NOT_YET_VALID"]);
+
+/** The context that `--capsule`, $CAPSULE_HOST or the current context names. Throws CliError. */
+export async function chooseContext(chosen: string | undefined): Promise<{ name: string; context: Context }> {
+  const config = await readConfig();
+  const wanted = chosen ?? nonEmpty(process.env["CAPSULE_HOST"]) ?? config.current;
+  if (wanted === undefined) {
+    throw new CliError(
+      "No capsule is chosen: adopt one by `capsulectl adopt HOST`, or name one by --capsule.",
+      exitCode.usage,
+    );
+  }
+  if (wanted.includes(",")) {
+    throw new CliError("Several capsules at once are not possible in this version: name one.", exitCode.usage);
+  }
+  const byName = config.contexts[wanted];
+  if (byName !== undefined) return { name: wanted, context: byName };
+  const isHost = /[.:]/.test(wanted);
+  const host = isHost ? parseHost(wanted) : undefined;
+  const byHost = Object.entries(config.contexts).find(([, context]) => context.host === host);
+  if (byHost !== undefined) return { name: byHost[0], context: byHost[1] };
+  const known = Object.keys(config.contexts).join(", ");
+  throw new CliError(
+    `"${wanted}" is no capsule that you know${known === "" ? "" : ` (you know ${known})`}. Adopt it by \`capsulectl adopt ${wanted}\`.`,
+    exitCode.notFound,
+  );
+}
+
+/** Runs `work` with the chosen capsule; its RPC errors become errors for people. */
+export async function withCapsule<T>(chosen: string | undefined, work: (capsule: Capsule) => Promise<T>): Promise<T> {
+  const { name, context } = await chooseContext(chosen);
+  const { host, capsuleId, fingerprint } = context;
+  const attempt = async (): Promise<T> => {
+    const connection = await connect({ host, key: readKey(), fingerprint });
+    connection.authenticate(capsuleId);
+    try {
+      return await work(capsuleOf(name, connection));
+    } finally {
+      connection.close();
+    }
+  };
+  try {
+    return await attempt().catch((error: unknown) => {
+      // The gate refuses before anything is done, so the call may be made again.
+      const time = metadataOf(error)["time"];
+      if (!skewed.has(reasonOf(error)) || time === undefined) throw error;
+      useCapsuleTime(new Date(time));
+      return attempt();
+    });
+  } catch (error) {
+    throw toCliError(error, host);
+  }
+}
+
+export function capsuleOf(name: string, connection: Connection): Capsule {
+  return {
+    name,
+    host: connection.host,
+    identity: connection.client(IdentityService),
+    capsule: connection.client(CapsuleService),
+    workloads: connection.client(WorkloadService),
+    images: connection.client(ImageService),
+  };
+}
+
+function nonEmpty(text: string | undefined): string | undefined {
+  return text === "" ? undefined : text;
+}
