@@ -10,6 +10,7 @@ import { addImageCommands } from "./commands/image.ts";
 import { addKeyCommands } from "./commands/key.ts";
 import { addWorkloadCommands } from "./commands/workload.ts";
 import { CliError, exitCode, QuietExit } from "./errors.ts";
+import { addGlobals } from "./globals.ts";
 
 /** All commands, without running any: completion and the reference read them too. */
 export function buildProgram(): Command {
@@ -19,7 +20,7 @@ export function buildProgram(): Command {
       "--capsule <name>",
       "the capsule to talk to: a context or HOST:PORT (default: $CAPSULE_HOST, else the current context)",
     )
-    .option("-o, --output <format>", "table, wide, json or yaml", "table")
+    .option("-o, --output <format>", "table (the default), wide, json or yaml")
     .helpOption("-h, --help", "explain a command")
     .helpCommand(false)
     .showSuggestionAfterError()
@@ -33,6 +34,7 @@ export function buildProgram(): Command {
   addCapsuleCommands(program);
   addKeyCommands(program);
   addCompletionCommands(program, buildProgram);
+  addGlobals(program);
   return program;
 }
 

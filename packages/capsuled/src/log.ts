@@ -1,4 +1,5 @@
 import { type Logger, pino } from "pino";
+import { CapsuleError, messageOf } from "./errors.ts";
 
 /** capsuled's log: a line of JSON each on standard output, which capsule-init keeps. Level by CAPSULE_LOG. */
 export function createLogger(): Logger {
@@ -7,6 +8,15 @@ export function createLogger(): Logger {
     base: null,
     // capsule-init stamps each line.
     timestamp: false,
+    // Ours say all in their words; the stack of an unexpected one is what finds the fault.
+    serializers: {
+      err: (error: unknown) =>
+        error instanceof CapsuleError ? briefly(error) : pino.stdSerializers.err(error as Error),
+    },
     formatters: { level: (label) => ({ level: label }) },
   });
+}
+
+function briefly({ kind, reason, message, cause }: CapsuleError): object {
+  return { kind, reason, message, ...(cause === undefined ? {} : { cause: messageOf(cause) }) };
 }

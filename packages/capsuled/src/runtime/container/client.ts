@@ -94,6 +94,16 @@ export async function orUndefined<T>(call: Promise<T>): Promise<T | undefined> {
   }
 }
 
+/**
+ * What the OCI runtime said, without the chain of programs that passed it on ("failed to create shim task: OCI runtime
+ * create failed: …: unknown", containerd's runtime v2). Undefined when it was not the runtime.
+ */
+export function runtimeWords(error: unknown): string | undefined {
+  const text = error instanceof ConnectError ? error.rawMessage : "";
+  const said = /OCI runtime (?:create|start|exec) failed: (.*)$/s.exec(text)?.[1];
+  return said?.replace(/^(?:runc|crun) (?:create|start|exec) failed: /, "").replace(/: unknown$/, "");
+}
+
 /** An error of containerd as one of ours, with its own words: they name the cause, such as a registry's answer. */
 export function translated(error: unknown, doing: string): CapsuleError {
   if (error instanceof CapsuleError) return error;

@@ -26,7 +26,16 @@ import type {
 import type { Instance } from "../instance.ts";
 import * as archive from "./archive.ts";
 import { readStats, wasOutOfMemory } from "./cgroups.ts";
-import { anyOf, type Containerd, isCode, jsonAny, orUndefined, SNAPSHOTTER, translated } from "./client.ts";
+import {
+  anyOf,
+  type Containerd,
+  isCode,
+  jsonAny,
+  orUndefined,
+  runtimeWords,
+  SNAPSHOTTER,
+  translated,
+} from "./client.ts";
 import { startExec } from "./exec.ts";
 import type { ImageConfigs } from "./image-config.ts";
 import { startTimeOf } from "./process.ts";
@@ -96,7 +105,13 @@ export class ContainerDriver implements RuntimeDriver {
       else if (seen !== undefined) await this.#deleteTask(uid);
       const kept = seen?.generation === instance.generation;
       const mounts = kept ? await this.#mountsOf(uid, signal) : await this.#create(instance, signal);
-      await this.#run(instance, mounts, link, signal);
+      try {
+        await this.#run(instance, mounts, link, signal);
+      } catch (error) {
+        // It has never run: nothing in it is worth keeping, and the next try may build it differently.
+        if (!kept) await this.#tidy(uid);
+        throw error;
+      }
     } catch (error) {
       if (signal.aborted)
         throw new CapsuleError("timeout", `it was given up: ${String(signal.reason)}`, { cause: error });
@@ -268,6 +283,12 @@ export class ContainerDriver implements RuntimeDriver {
     }
   }
 
+  async #tidy(uid: string): Promise<void> {
+    await this.remove(uid, AbortSignal.timeout(10_000)).catch((error: unknown) => {
+      this.#log.warn({ err: error, uid }, "what is left of a failed start is removed by the next one");
+    });
+  }
+
   /** Ends a task by force, if it is there, and deletes it. */
   async #deleteTask(uid: string): Promise<void> {
     for (let attempt = 0; ; attempt++) {
@@ -340,10 +361,8 @@ export function layersOf(mounts: readonly Mount[]): string[] {
   return lower === undefined ? [mount.source] : lower.slice("lowerdir=".length).split(":");
 }
 
-/** The runtime's own words, without the chain of programs that passed them on. */
 function startError(error: unknown): CapsuleError {
-  const known = translated(error, "containerd");
-  const inner = /(?:runc|crun)[^:]*(?:create failed|start failed)?: (.*)/.exec(known.message)?.[1];
-  if (inner === undefined) return known;
-  return new CapsuleError("precondition", inner.replace(/: unknown$/, ""), { cause: error, reason: "RUNTIME_REFUSED" });
+  const said = runtimeWords(error);
+  if (said === undefined || /no space left/i.test(said)) return translated(error, "containerd");
+  return new CapsuleError("precondition", said, { cause: error, reason: "RUNTIME_REFUSED" });
 }

@@ -10,9 +10,10 @@ import { Socket } from "node:net";
 import { join } from "node:path";
 import { PassThrough, type Readable } from "node:stream";
 import { promisify } from "node:util";
+import { CapsuleError } from "../../errors.ts";
 import type { ExecOptions, ExecSession, TerminalSize } from "../driver.ts";
 import { capabilitiesOf } from "./capabilities.ts";
-import { type Containerd, jsonAny, orUndefined, translated } from "./client.ts";
+import { type Containerd, jsonAny, orUndefined, runtimeWords, translated } from "./client.ts";
 import { environment, PROCESS_TYPE, processOf, type User } from "./spec.ts";
 
 const run = promisify(execFile);
@@ -62,11 +63,12 @@ export async function startExec(
     await orUndefined(client.tasks.deleteProcess({ containerId: uid, execId: id })).catch(() => undefined);
     await pipes.close();
     await rm(dir, { recursive: true, force: true });
-    const known = translated(error, "The command could not be started");
-    const said = /(?:runc|crun)[^:]*(?: failed)?: (.*)/.exec(known.message)?.[1];
-    throw said === undefined
-      ? known
-      : translated(new Error(said.replace(/: unknown$/, "")), "The command could not be started");
+    const said = runtimeWords(error);
+    if (said === undefined) throw translated(error, "The command could not be started");
+    throw new CapsuleError("precondition", `The command could not be started: ${said}`, {
+      cause: error,
+      reason: "EXEC_REFUSED",
+    });
   }
 }
 

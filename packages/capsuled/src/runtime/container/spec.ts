@@ -3,6 +3,7 @@
  * config-linux.md). Pure: an instance, its image's configuration and the user that was looked up come in, JSON goes out.
  */
 import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { CapsuleError } from "../../errors.ts";
 import type { Instance } from "../instance.ts";
 import { capabilitiesOf } from "./capabilities.ts";
@@ -28,6 +29,12 @@ export interface IdRange {
 
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const cpuPeriodUs = 100_000;
+
+/** Nobody can give more than he has: in a capsule on a host the host decides (getrlimit(2), proc(5)). */
+const openFilesLimit = Math.min(
+  1_048_576,
+  Number(/^Max open files +[0-9]+ +([0-9]+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1] ?? 1_024),
+);
 
 /** Directories of /proc and /sys that tell about, or change, the whole machine; as Docker hides them. */
 const maskedPaths = [
@@ -117,7 +124,7 @@ export function processOf(
     env,
     cwd,
     capabilities: { bounding: capabilities, effective, permitted: effective, inheritable: [], ambient: [] },
-    rlimits: [{ type: "RLIMIT_NOFILE", hard: 1_048_576, soft: 1_024 * 64 }],
+    rlimits: [{ type: "RLIMIT_NOFILE", hard: openFilesLimit, soft: Math.min(openFilesLimit, 65_536) }],
     oomScoreAdj: 0,
   };
 }
