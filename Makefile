@@ -24,6 +24,7 @@ generate: deps
 
 build: generate ## Build the programs
 	@native/build.sh
+	@$(node) scripts/bundle.ts
 
 lint: generate ## Style, types and import directions (biome.json)
 	@node_modules/.bin/biome check --error-on-warnings .

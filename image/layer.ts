@@ -20,9 +20,6 @@ const programs = {
   "usr/lib/capsule/capsuled.mjs": join(buildDir, "bundle/capsuled.mjs"),
 } as const;
 
-/** In a tree without capsuled the layer can still be made: capsule-init then starts what is there. */
-const optional: ReadonlySet<string> = new Set(["usr/lib/capsule/capsuled.mjs"]);
-
 /**
  * Ensures the layer is in the cache and returns its directory. A layer never changes once it has its name, because
  * running capsules have it mounted.
@@ -71,9 +68,9 @@ async function inputsHash(version: string): Promise<string> {
     hash.update(`${join(entry.parentPath, entry.name).slice(filesDir.length)}\0`);
     if (entry.isFile()) hash.update(await readFile(join(entry.parentPath, entry.name)));
   }
-  for (const [path, from] of Object.entries(programs)) {
+  for (const from of Object.values(programs)) {
     if (existsSync(from)) await pipeline(createReadStream(from), hash, { end: false });
-    else if (!optional.has(path)) throw new Error(`${from} is missing: run \`make build\``);
+    else throw new Error(`${from} is missing: run \`make build\``);
   }
   return hash.digest("hex").slice(0, 16);
 }

@@ -1,9 +1,17 @@
-/** `make up`: starts the capsule NAME with its state in STATE, its API on PORT, and says how to go on. */
-import { existsSync, readFileSync } from "node:fs";
+/**
+ * `make up`: starts the capsule NAME with its state in STATE, its API on PORT, adopts it as a context of that name, serves
+ * an example, and says how to go on. The second time it finds all that and only shows it.
+ */
+import { X509Certificate } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connect } from "node:tls";
+import { buildImages } from "../../test/images/build.ts";
 import { buildLayer } from "../layer.ts";
 import { repositoryRoot } from "../paths.ts";
 import { buildRootfs } from "../rootfs.ts";
+import { run } from "../run.ts";
 import { AlreadyRunningError, type Capsule, findCapsule, type StartOptions, startCapsule } from "./capsule.ts";
 
 const started = performance.now();
@@ -46,34 +54,85 @@ async function ensureCapsule(chosen: StartOptions): Promise<Capsule> {
   }
 }
 
-/** Waits until containerd answers: the first service that everything else needs. */
-async function untilServing(capsule: Capsule): Promise<void> {
-  const deadline = Date.now() + 20_000;
-  for (;;) {
-    const serving = await capsule.exec(["ctr", "version"]).then(
-      () => true,
-      () => false,
-    );
-    if (serving) return;
+/** Waits until the API takes connections, and adopts the capsule as a context of its own name, pinned to its key. */
+async function adopt(capsule: Capsule): Promise<void> {
+  const deadline = Date.now() + 30_000;
+  while (!(await answers(capsule.port))) {
     if (Date.now() > deadline)
-      throw new Error(`containerd does not answer: see ${join(capsule.perm, "log/containerd.log")}`);
-    await new Promise((resolve) => setTimeout(resolve, 100));
+      throw new Error(`the API does not answer: see ${join(capsule.perm, "log/capsuled.log")}`);
+    await sleep(50);
   }
+  step("the API answers");
+  const certificate = new X509Certificate(readFileSync(join(capsule.perm, "tls/server.crt")));
+  const fingerprint = certificate.fingerprint256.replaceAll(":", "");
+  await ctl(["adopt", `127.0.0.1:${capsule.port}`, "--name", capsule.name, "--fingerprint", fingerprint]).catch(
+    (error: unknown) => {
+      const again = `make down NAME=${capsule.name} PURGE=1 && make up NAME=${capsule.name}`;
+      throw new Error(
+        `${String(error)}\nIts state knows another key than yours. To begin anew, without its state: ${again}`,
+      );
+    },
+  );
+  step(`adopted as context "${capsule.name}"`);
+}
+
+async function answers(port: number): Promise<boolean> {
+  return await new Promise((resolve) => {
+    // A port that the host forwards takes connections only when there is somebody behind it.
+    const socket = connect({ host: "127.0.0.1", port, rejectUnauthorized: false, minVersion: "TLSv1.3" });
+    socket.setTimeout(2_000, () => socket.destroy());
+    socket.once("secureConnect", () => {
+      resolve(true);
+      socket.destroy();
+    });
+    socket.once("error", () => resolve(false));
+    socket.once("close", () => resolve(false));
+  });
+}
+
+/** Serves the example and asks it for its page, as a user would. */
+async function showExample(capsule: Capsule): Promise<void> {
+  const images = await buildImages();
+  await ctl(["--capsule", capsule.name, "image", "push", images.get("hello") ?? ""]);
+  step("pushed the example's image");
+  await ctl(["--capsule", capsule.name, "apply", "-f", join(repositoryRoot, "examples/hello.yaml"), "--wait=1m"]);
+  step("applied examples/hello.yaml: it runs");
+  const url = `http://${capsule.address}:8080/`;
+  const deadline = Date.now() + 10_000;
+  for (;;) {
+    const page = await fetch(url, { signal: AbortSignal.timeout(2_000) }).then(
+      (response) => response.text(),
+      () => undefined,
+    );
+    if (page !== undefined) {
+      console.log(`\n$ curl ${url}\n${page}`);
+      return;
+    }
+    if (Date.now() > deadline) throw new Error(`${url} does not answer: ./capsulectl workload describe hello`);
+    await sleep(100);
+  }
+}
+
+async function ctl(args: readonly string[]): Promise<string> {
+  return await run([join(repositoryRoot, "capsulectl"), ...args]);
 }
 
 try {
   const capsule = await ensureCapsule(options());
-  await untilServing(capsule);
-  step("containerd answers");
-  const hasDaemon = existsSync(join(capsule.layer, "usr/lib/capsule/capsuled.mjs"));
-  console.log(`\nPID 1     ${capsule.initPid} on this host\nstate     ${capsule.stateDir}`);
-  console.log(`API       ${hasDaemon ? `127.0.0.1:${capsule.port}` : "not in this build: it has no capsuled yet"}`);
-  const version = readFileSync(join(capsule.layer, "usr/lib/capsule/version.json"), "utf8").trim();
-  console.log(`version   ${version}\n\nTry next:`);
+  await adopt(capsule);
+  await showExample(capsule);
   const suffix = capsule.name === "local" ? "" : ` NAME=${capsule.name}`;
-  console.log(
-    `  nsenter -t ${capsule.initPid} -a sh      a shell inside\n  make down${suffix}                  stop it, keep its state`,
-  );
+  console.log(`A capsule runs on this machine.
+  API        127.0.0.1:${capsule.port}, context "${capsule.name}"
+  workloads  their ports are those of ${capsule.address}
+  state      ${capsule.stateDir}
+
+Try next:
+  ./capsulectl workload list
+  ./capsulectl workload logs -f hello
+  ./capsulectl workload exec -t hello -- sh
+  ./capsulectl capsule info
+  make down${suffix}    stops it and leaves nothing behind; its state is kept`);
 } catch (error) {
   console.error(`make up: ${error instanceof Error ? error.message : String(error)}`);
   process.exitCode = 1;

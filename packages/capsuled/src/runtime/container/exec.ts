@@ -188,6 +188,9 @@ class Session implements ExecSession {
     if (stdin === undefined || stdin.destroyed) return;
     await new Promise<void>((resolve) => stdin.end(() => resolve()));
     stdin.destroy();
+    if (this.#over) return;
+    // The shim holds the FIFO open for writing too, so it sees no end of it; it is told, and reads what is left first.
+    await orUndefined(this.#client.tasks.closeIO({ ...this.#ids, stdin: true }));
   }
 
   async resize({ columns, rows }: TerminalSize): Promise<void> {
