@@ -24,6 +24,7 @@ import type {
   TaskState,
 } from "../driver.ts";
 import type { Instance } from "../instance.ts";
+import { isAbandoned, removeAbandoned } from "./abandoned.ts";
 import * as archive from "./archive.ts";
 import { readStats, wasOutOfMemory } from "./cgroups.ts";
 import {
@@ -101,6 +102,7 @@ export class ContainerDriver implements RuntimeDriver {
     try {
       const seen = await this.observe(uid, signal);
       if (seen?.task.state === "running" && seen.generation === instance.generation) return;
+      if (seen === undefined) await this.#deleteTask(uid);
       if (seen !== undefined && seen.generation !== instance.generation) await this.remove(uid, signal);
       else if (seen !== undefined) await this.#deleteTask(uid);
       const kept = seen?.generation === instance.generation;
@@ -296,7 +298,10 @@ export class ContainerDriver implements RuntimeDriver {
         await this.#client.tasks.delete({ containerId: uid });
         return;
       } catch (error) {
-        if (isCode(error, Code.NotFound)) return;
+        if (isCode(error, Code.NotFound)) {
+          if (isAbandoned(uid)) await removeAbandoned(uid);
+          return;
+        }
         // Still alive: FailedPrecondition. Its end takes a moment.
         if (!isCode(error, Code.FailedPrecondition) || attempt > 100) throw error;
         await this.#kill(uid, 9, true);

@@ -1,0 +1,101 @@
+/**
+ * 200 containers from one file, and capsuled killed again and again while they come up: every one comes up, and no one
+ * that ran is disturbed.
+ */
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { TestCapsule } from "../support/test-capsule.ts";
+
+const count = 200;
+const kills = 20;
+const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
+
+let capsule: TestCapsule;
+before(async () => {
+  console.log(`SEED=${seed}`);
+  capsule = await TestCapsule.start("kill", ["bare"]);
+});
+after(async () => await capsule?.stop());
+
+/** A linear congruential generator (Numerical Recipes), so that a run can be repeated. */
+function random(): () => number {
+  let state = seed;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+const manifest = Array.from(
+  { length: count },
+  (_, i) => `kind: Container\nname: c${i}\ncontainer: {image: "bare:1"}\n`,
+).join("---\n");
+
+/** Start times on this host of all containers' first processes, by their pids. */
+async function running(): Promise<Map<string, string>> {
+  const tasks = await capsule.host.exec(["ctr", "-n", "capsule", "tasks", "ls"]);
+  const found = new Map<string, string>();
+  for (const line of tasks.split("\n").slice(1)) {
+    const [id, pid, state] = line.trim().split(/\s+/);
+    if (state !== "RUNNING" || id === undefined) continue;
+    const hostPid = capsule.hostPid(Number(pid));
+    if (hostPid === undefined) continue;
+    try {
+      const stat = readFileSync(`/proc/${hostPid}/stat`, "utf8");
+      found.set(id, `${hostPid} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`);
+    } catch {
+      // It ended between the two looks: the comparison will tell.
+    }
+  }
+  return found;
+}
+
+test(`${count} containers come up while capsuled is killed ${kills} times, and none is disturbed`, {
+  timeout: 420_000,
+}, async () => {
+  const next = random();
+  const applied = await capsule.apply(manifest);
+  assert.equal(applied.code, 0, applied.stderr);
+  const seen = new Map<string, string>();
+  let killed = 0;
+  while (killed < kills) {
+    await sleep(100 + next() * 1_400);
+    const pid = await capsule.capsuledPid();
+    if (pid === undefined) continue;
+    for (const [id, process] of await running()) {
+      assert.equal(seen.get(id) ?? process, process, `container ${id} was restarted`);
+      seen.set(id, process);
+    }
+    process.kill(pid, "SIGKILL");
+    killed++;
+  }
+  console.log(`${seen.size} ran at the last kill`);
+  await capsule.untilServing();
+  const again = await capsule.apply(manifest, "--wait=180s");
+  assert.equal(again.code, 0, again.stderr.split("\n").slice(-20).join("\n"));
+  const workloads = await capsule.workloads();
+  assert.equal(workloads.length, count, "every acknowledged workload is there");
+  assert.ok(workloads.every(({ status }) => status.phase === "PHASE_RUNNING"));
+  const now = await running();
+  assert.equal(now.size, count, "exactly one container for each");
+  for (const [id, process] of seen) assert.equal(now.get(id), process, `container ${id} was disturbed`);
+  const addresses = workloads.flatMap(({ status }) => status.addresses);
+  assert.equal(new Set(addresses).size, addresses.length, "no address twice");
+});
+
+test("delete leaves nothing of them", { timeout: 240_000 }, async () => {
+  const deleted = await capsule.try(["delete", "-f", "-"], manifest, 200_000);
+  assert.equal(deleted.code, 0, deleted.stderr);
+  assert.deepEqual(await capsule.workloads(), []);
+  const left = await capsule.host.exec([
+    "sh",
+    "-c",
+    "ctr -n capsule c ls -q; ctr -n capsule t ls -q; ls /perm/workloads /run/capsule/workloads /run/capsule/dns/hosts.d; ip -br link show type veth",
+  ]);
+  assert.doesNotMatch(left, /w[a-z2-7]{12}/);
+  const snapshots = await capsule.host.exec(["ctr", "-n", "capsule", "snapshots", "ls"]);
+  assert.doesNotMatch(snapshots, /^w[a-z2-7]{12}/m);
+  assert.doesNotMatch(await capsule.host.exec(["nft", "list", "table", "bridge", "capsule"]), /w[a-z2-7]{12}/);
+});
