@@ -1,0 +1,354 @@
+/** Containers as a user of capsulectl sees them. */
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { repositoryRoot } from "../../image/paths.ts";
+import { TestCapsule } from "../support/test-capsule.ts";
+
+let capsule: TestCapsule;
+let files: string;
+before(async () => {
+  capsule = await TestCapsule.start("wl");
+  files = mkdtempSync(join(tmpdir(), "capsule-wl-files-"));
+});
+after(async () => {
+  await capsule?.stop();
+  if (files !== undefined) rmSync(files, { recursive: true, force: true });
+});
+
+const box = (name: string, fields: string): string =>
+  `kind: Container\nname: ${name}\ncontainer:\n  image: busybox:1\n${fields}\n`;
+const sleeper = (name: string, fields = ""): string =>
+  box(name, `  command: [sleep, "1d"]\n  stopTimeout: 0s\n${fields}`);
+const script = (text: string): string => `  command: [sh, -c, ${JSON.stringify(text)}]\n  stopTimeout: 0s`;
+
+async function applied(manifest: string): Promise<void> {
+  const { code, stderr } = await capsule.apply(manifest, "--wait=30s");
+  assert.equal(code, 0, stderr);
+}
+
+describe("apply", () => {
+  test("runs, does nothing the second time, replaces when the spec changed", async () => {
+    await applied(sleeper("web"));
+    const first = await capsule.workload("web");
+    assert.match((await capsule.apply(sleeper("web"))).stdout, /web unchanged/);
+    assert.match((await capsule.apply(sleeper("web", "  networkMode: BRIDGE"))).stdout, /web unchanged/);
+    assert.equal((await capsule.workload("web")).status.pid, first.status.pid);
+    const changed = sleeper("web", "  env: [{name: A, value: b}]");
+    const diff = await capsule.try(["diff", "-f", "-"], changed);
+    assert.match(diff.stdout, /\+ container\.env\[0\]\.value: "b"/);
+    assert.match((await capsule.apply(changed, "--dry-run")).stdout, /changed \(dry run\)/);
+    assert.equal((await capsule.workload("web")).generation, "1");
+    await applied(changed);
+    const second = await capsule.workload("web");
+    assert.equal(second.generation, "2");
+    assert.notEqual(second.status.pid, first.status.pid);
+    assert.equal((await capsule.ctl(["workload", "exec", "web", "--", "sh", "-c", "echo $A"])).trim(), "b");
+  });
+
+  test("refuses what is wrong with file, line and column, and applies nothing", async () => {
+    const cases: [string, RegExp][] = [
+      [`${sleeper("ok")}---\n${sleeper("bad")}  colour: red\n`, /stdin:\d+:3: unknown field "container.colour"/],
+      [
+        sleeper("bad", "  ports: [{containerPort: http}]"),
+        /stdin:7:27: container\.ports\[0\]\.containerPort: a whole number/,
+      ],
+      [
+        sleeper("bad", "  ports: [{containerPort: 80, hostPort: 70000}]"),
+        /stdin:7:\d+: container\.ports\[0\]\.hostPort: 70000 is no port/,
+      ],
+      [
+        sleeper("bad", "  resources: {memoryMib: 1}"),
+        /stdin:7:\d+: container\.resources\.memoryMib: 1 is not possible/,
+      ],
+      [`${sleeper("twice")}---\n${sleeper("twice")}`, /workload "twice" is there already/],
+      [sleeper("Bad_Name"), /stdin:2:\d+: name: "Bad_Name" is no DNS label/],
+      [sleeper("bad", "  restartPolicy: SOMETIMES"), /"SOMETIMES" is none of ALWAYS, ON_FAILURE, NEVER/],
+      ["kind: Container\nname: [", /stdin:\d+:\d+: /],
+      ["kind: Contaner\nname: x\n", /did you mean Container/],
+      [sleeper("bad", "  probes: [{tcp: {port: 80}}]"), /no health checks yet/],
+      ["kind: Volume\nname: v\nsize: 1GiB\n", /no volumes yet/],
+      [sleeper("bad", "  image: 'UPPER CASE'").replace("  image: busybox:1\n", ""), /no image reference/],
+    ];
+    for (const [manifest, expected] of cases) {
+      const { code, stderr } = await capsule.apply(manifest);
+      assert.equal(code, 1, manifest);
+      assert.match(stderr, expected);
+    }
+    const names = (await capsule.workloads()).map(({ spec }) => spec.name);
+    assert.ok(!names.includes("ok") && !names.includes("bad") && !names.includes("twice"), names.join());
+  });
+
+  test("all examples apply together and run", { timeout: 120_000 }, async () => {
+    const { code, stderr } = await capsule.try(["apply", "-f", join(repositoryRoot, "examples"), "--wait=60s"]);
+    assert.equal(code, 0, stderr);
+    await capsule.ctl(["delete", "-f", join(repositoryRoot, "examples")]);
+  });
+});
+
+describe("lifecycle", () => {
+  test("stop, start and restart; stopped stays stopped through apply and a restart of capsuled", async () => {
+    await applied(sleeper("life"));
+    await capsule.ctl(["workload", "stop", "life", "--wait"]);
+    assert.match((await capsule.apply(sleeper("life"))).stdout, /unchanged/);
+    process.kill((await capsule.capsuledPid()) ?? 0, "SIGKILL");
+    await sleep(300);
+    await capsule.untilServing();
+    await sleep(500);
+    assert.equal((await capsule.workload("life")).status.phase, "PHASE_STOPPED");
+    await capsule.ctl(["workload", "start", "life", "--wait"]);
+    const before = await capsule.workload("life");
+    await capsule.ctl(["workload", "restart", "life", "--wait"]);
+    const after = await capsule.workload("life");
+    assert.notEqual(after.status.pid, before.status.pid);
+    assert.equal(after.status.restartCount, before.status.restartCount + 1);
+  });
+
+  test("restart policies and exit codes", async () => {
+    const manifest = [
+      box("never", `${script("exit 3")}\n  restartPolicy: NEVER`),
+      box("once", `${script("exit 0")}\n  restartPolicy: ON_FAILURE`),
+      box("loop", script("exit 4")),
+    ].join("---\n");
+    assert.equal((await capsule.apply(manifest)).code, 0);
+    const never = await capsule.until("never", ({ status }) => status.phase === "PHASE_FAILED", "failed");
+    assert.match(never.status.message, /Exited with code 3; restartPolicy is NEVER/);
+    const once = await capsule.until("once", ({ status }) => status.phase === "PHASE_STOPPED", "stopped");
+    assert.match(once.status.message, /Completed/);
+    const loop = await capsule.until("loop", ({ status }) => status.restartCount >= 3, "restarted three times");
+    assert.equal(loop.status.lastExit?.code, 4);
+    assert.match(await capsule.ctl(["workload", "events", "loop"]), /Exited/);
+    assert.equal((await capsule.workload("never")).status.restartCount, 0);
+  });
+
+  test("a memory limit holds, and the status says so", async () => {
+    const hog = box(
+      "hog",
+      `${script("exec tail -c 200m /dev/zero")}\n  restartPolicy: NEVER\n  resources: {memoryMib: 32}`,
+    );
+    assert.equal((await capsule.apply(hog)).code, 0);
+    const { status } = await capsule.until("hog", ({ status: { phase } }) => phase === "PHASE_FAILED", "failed");
+    assert.match(status.message, /more memory than its limit/);
+  });
+
+  test("an image that does not exist fails with the reason, retries, and delays no other", async () => {
+    const missing = `kind: Container\nname: missing\ncontainer: {image: "localhost:1/none:1"}\n`;
+    assert.equal((await capsule.apply(missing)).code, 0);
+    await applied(sleeper("beside"));
+    const { status } = await capsule.until("missing", ({ status: { phase } }) => phase === "PHASE_FAILED", "failed");
+    assert.match(status.message, /connection refused/);
+    assert.ok(status.nextRetryAt);
+    await capsule.ctl(["workload", "delete", "missing", "beside"]);
+  });
+
+  test("a command that does not exist says so in the runtime's words", async () => {
+    assert.equal((await capsule.apply(box("nocmd", "  command: [/no/such/program]"))).code, 0);
+    const { status } = await capsule.until("nocmd", ({ status: { phase } }) => phase === "PHASE_FAILED", "failed");
+    assert.match(status.message, /\/no\/such\/program/);
+    await capsule.ctl(["workload", "delete", "nocmd"]);
+  });
+});
+
+describe("inside", () => {
+  before(async () => await applied(sleeper("in", "  env: [{name: GREETING, value: hello}]\n  workingDir: /tmp")));
+
+  const exec = (args: string[], input = "") => capsule.try(["workload", "exec", ...args], input, 20_000);
+
+  test("exec: output, exit code, input, environment, user, directory", async () => {
+    const both = await exec(["in", "--", "sh", "-c", "echo out; echo err >&2; exit 9"]);
+    assert.deepEqual(both, { code: 9, stdout: "out\n", stderr: "err\n" });
+    assert.equal(
+      (await exec(["-i", "in", "--", "sh", "-c", "sleep 0.3; cat"], "line\n".repeat(5_000))).stdout.length,
+      25_000,
+    );
+    assert.equal(
+      (await exec(["-e", "X=1", "-w", "/etc", "-u", "web", "in", "--", "sh", "-c", "echo $GREETING $X $PWD $(id -u)"]))
+        .stdout,
+      "hello 1 /etc 1000\n",
+    );
+    assert.equal((await exec(["in", "--", "/no/such"])).code, 1);
+    assert.equal((await exec(["nobody", "--", "true"])).code, 3);
+  });
+
+  test("many execs at once", async () => {
+    const results = await Promise.all(
+      Array.from({ length: 12 }, (_, i) => exec(["in", "--", "sh", "-c", `echo ${i}; exit ${i}`])),
+    );
+    assert.deepEqual(
+      results.map(({ code }) => code),
+      Array.from({ length: 12 }, (_, i) => i),
+    );
+  });
+
+  test("logs: order, tail, follow through a restart of capsuled", async () => {
+    await applied(
+      box(
+        "talk",
+        script("for i in 1 2 3; do echo line $i; done; echo oops >&2; while :; do sleep 0.2; echo tick; done"),
+      ),
+    );
+    await capsule.until("talk", () => true, "there");
+    await sleep(300);
+    const lines = (await capsule.ctl(["workload", "logs", "talk"])).split("\n");
+    assert.deepEqual(lines.slice(0, 3), ["line 1", "line 2", "line 3"]);
+    assert.match((await capsule.try(["workload", "logs", "talk", "--stderr"])).stderr, /oops/);
+    assert.equal((await capsule.ctl(["workload", "logs", "talk", "-n", "1"])).trim(), "tick");
+    const before = (await capsule.ctl(["workload", "logs", "talk"])).length;
+    process.kill((await capsule.capsuledPid()) ?? 0, "SIGKILL");
+    await sleep(1_000);
+    await capsule.untilServing();
+    assert.ok((await capsule.ctl(["workload", "logs", "talk"])).length > before + 10, "nothing was lost meanwhile");
+    const followed = await capsule.try(["workload", "logs", "-f", "-n", "0", "talk"], "", 2_000);
+    assert.match(followed.stdout, /tick\n/);
+  });
+
+  test("cp in and out keeps modes and links, and works in an image without tar or shell", async () => {
+    const tree = join(files, "tree");
+    mkdirSync(join(tree, "sub"), { recursive: true });
+    writeFileSync(join(tree, "run.sh"), "#!/bin/sh\n", { mode: 0o750 });
+    writeFileSync(join(tree, "sub/data"), "x".repeat(100_000));
+    symlinkSync("sub/data", join(tree, "link"));
+    const bare = `kind: Container\nname: bare\ncontainer: {image: "bare:1", stopTimeout: 0s}\n`;
+    await applied(bare);
+    await capsule.ctl(["cp", tree, "bare:/copied"]);
+    const back = join(files, "back");
+    await capsule.ctl(["cp", "bare:/copied", back]);
+    assert.equal(statSync(join(back, "run.sh")).mode & 0o777, 0o750);
+    assert.equal(readlinkSync(join(back, "link")), "sub/data");
+    assert.equal(readFileSync(join(back, "sub/data"), "utf8").length, 100_000);
+    await capsule.ctl(["cp", join(tree, "run.sh"), "bare:/"]);
+    await capsule.ctl(["cp", "bare:/run.sh", join(files, "one")]);
+    assert.equal(readFileSync(join(files, "one"), "utf8"), "#!/bin/sh\n");
+    assert.equal((await capsule.try(["cp", "bare:/nothing", files])).code, 3);
+    assert.equal((await capsule.try(["cp", join(files, "nothing"), "bare:/"])).code, 3);
+  });
+
+  test("stats and describe", async () => {
+    assert.match(await capsule.ctl(["workload", "stats", "in"]), /in +0\.\d%/);
+    assert.match(await capsule.ctl(["workload", "describe", "in"]), /Phase: +RUNNING/);
+  });
+});
+
+describe("options of containers", () => {
+  const outputOf = async (name: string, fields: string): Promise<string> => {
+    const { code, stderr } = await capsule.apply(
+      box(name, `${fields}\n  restartPolicy: NEVER\n  stopTimeout: 0s`),
+      "--wait=30s",
+    );
+    assert.equal(code, 0, stderr);
+    await capsule.until(name, ({ status }) => status.phase === "PHASE_STOPPED", "ended");
+    return await capsule.ctl(["workload", "logs", name]);
+  };
+
+  test("user, capabilities, read-only root, sysctls, hostname, limits, tmpfs", async () => {
+    const output = await outputOf(
+      "opts",
+      `  command: [sh, -c, "id -u; touch /x 2>&1; hostname; cat /proc/sys/net/core/somaxconn; grep CapEff /proc/self/status; df -m /scratch | tail -1; ulimit -u"]
+  readOnlyRoot: true
+  hostname: box.example
+  sysctls: {net.core.somaxconn: "77"}
+  capabilities: {drop: [ALL], add: [CHOWN]}
+  tmpfs: [{mountPath: /scratch, sizeMib: 5}]
+  resources: {cpuMillis: 500, memoryMib: 64, pidsMax: 50}`,
+    );
+    assert.match(output, /^0\ntouch: \/x: Read-only file system\nbox\.example\n77\nCapEff:\t0000000000000001\n/);
+    assert.match(output, /tmpfs +5 /);
+  });
+
+  test("a user namespace: root inside is nobody outside", async () => {
+    await applied(sleeper("userns", "  userNamespace: true"));
+    const { pid } = (await capsule.workload("userns")).status;
+    const uid = /^Uid:\s+(\d+)/m.exec(readFileSync(`/proc/${capsule.hostPid(pid)}/status`, "utf8"))?.[1];
+    assert.ok(Number(uid) >= 100_000_000, `uid ${uid} on the host`);
+    assert.equal(
+      await capsule.ctl(["workload", "exec", "userns", "--", "sh", "-c", "id -u; touch /x && echo made"]),
+      "0\nmade\n",
+    );
+  });
+
+  test("host network and none", async () => {
+    const host = await outputOf("hostnet", "  command: [ip, -o, link]\n  networkMode: HOST");
+    assert.match(host, /capsule0/);
+    const none = await outputOf("nonet", "  command: [ip, -o, link]\n  networkMode: NONE");
+    assert.equal(none.trim().split("\n").length, 1);
+  });
+});
+
+describe("network", () => {
+  const fetch = (url: string): string => execFileSync("curl", ["-s", "-m", "5", url], { encoding: "utf8" });
+
+  test("ports, names between workloads, from the capsule itself; conflicts name the holder", async () => {
+    const page = (name: string, port: number): string =>
+      `kind: Container\nname: ${name}\ncontainer: {image: "hello:1", stopTimeout: 0s, ports: [{containerPort: 8080, hostPort: ${port}}]}\n`;
+    await applied(page("page", 8081));
+    assert.match(fetch(`http://${capsule.host.address}:8081/`), /Hello/);
+    const inside = await capsule.host.exec(["wget", "-q", "-O", "-", "http://127.0.0.1:8081/"]);
+    assert.match(inside, /Hello/);
+    await applied(sleeper("peer"));
+    assert.match(
+      await capsule.ctl(["workload", "exec", "peer", "--", "wget", "-q", "-O", "-", "http://page:8080/"]),
+      /Hello/,
+    );
+    const clash = await capsule.apply(page("clash", 8081));
+    assert.equal(clash.code, 5);
+    assert.match(clash.stderr, /Port 8081\/tcp of the capsule is taken by workload "page"/);
+    await capsule.ctl(["workload", "delete", "page"]);
+    assert.throws(() => fetch(`http://${capsule.host.address}:8081/`));
+    assert.notEqual((await capsule.try(["workload", "exec", "peer", "--", "nslookup", "page"])).code, 0);
+  });
+
+  test("a port that a process of the capsule holds: failed with the port named, and by itself when it is free", async () => {
+    const pid = (await capsule.host.exec(["sh", "-c", "nc -l -p 8099 >/dev/null 2>&1 & echo $!"])).trim();
+    const manifest = sleeper("taken", "  ports: [{containerPort: 80, hostPort: 8099}]");
+    assert.equal((await capsule.apply(manifest)).code, 0);
+    const { status } = await capsule.until("taken", ({ status: { phase } }) => phase === "PHASE_FAILED", "failed");
+    assert.match(status.message, /port 8099\/tcp/);
+    await capsule.host.exec(["kill", pid]);
+    await capsule.until("taken", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running", 40_000);
+  });
+});
+
+describe("images", () => {
+  test("list, use, remove, prune", async () => {
+    assert.match(await capsule.ctl(["image", "list"]), /docker.io\/library\/busybox:1 .* in,/s);
+    const used = await capsule.try(["image", "remove", "busybox:1"]);
+    assert.notEqual(used.code, 0);
+    assert.match(used.stderr, /is used by/);
+    await capsule.ctl(["image", "push", "--name", "extra:2", join(repositoryRoot, "build/images/hello.tar")]);
+    assert.match(await capsule.ctl(["image", "list"]), /extra:2/);
+    await capsule.ctl(["image", "remove", "extra:2"]);
+    assert.doesNotMatch(await capsule.ctl(["image", "list"]), /extra:2/);
+    assert.equal((await capsule.try(["image", "remove", "extra:2"])).code, 3);
+  });
+
+  test("broken and hostile archives are refused and leave nothing", async () => {
+    const before = await capsule.ctl(["image", "list", "-o", "json"]);
+    const good = readFileSync(join(repositoryRoot, "build/images/busybox.tar"));
+    const cases: Record<string, Uint8Array> = {
+      empty: new Uint8Array(),
+      garbage: Buffer.from("this is no archive ".repeat(1_000)),
+      truncated: good.subarray(0, good.length - 900_000),
+      zeros: Buffer.alloc(50_000_000),
+    };
+    for (const [name, data] of Object.entries(cases)) {
+      const path = join(files, `${name}.tar`);
+      writeFileSync(path, data);
+      const { code, stderr } = await capsule.try(["image", "push", path], "", 60_000);
+      assert.equal(code, 1, `${name}: ${stderr}`);
+    }
+    assert.equal(await capsule.ctl(["image", "list", "-o", "json"]), before);
+  });
+});
