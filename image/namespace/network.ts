@@ -219,6 +219,12 @@ export async function loadRules(script: string): Promise<void> {
 
 /** Removes the capsule's link and rules, if any. */
 export async function disconnect(capsule: string): Promise<void> {
-  if (existsSync(`/sys/class/net/${hostLink(capsule)}`)) await run(["ip", "link", "delete", hostLink(capsule)]);
+  const link = hostLink(capsule);
+  if (existsSync(`/sys/class/net/${link}`)) {
+    // The kernel takes it away too, some time after the capsule's last process.
+    await run(["ip", "link", "delete", link]).catch((error: unknown) => {
+      if (existsSync(`/sys/class/net/${link}`)) throw error;
+    });
+  }
   await run(["nft", "-f", "-"], { input: `table ip ${tableName(capsule)}\ndelete table ip ${tableName(capsule)}\n` });
 }

@@ -45,7 +45,7 @@ export async function readConfig(): Promise<Config> {
   let value: unknown;
   try {
     // It is written as JSON, which is YAML: the parser of YAML is loaded only for a file that a person has changed.
-    value = text.startsWith("{") ? JSON.parse(text) : (await import("yaml")).parse(text);
+    value = text.startsWith("{") ? JSON.parse(text) : (await import("./yaml.ts")).parse(text);
   } catch (error) {
     throw new CliError(`${path} is damaged: ${error instanceof Error ? error.message : String(error)}`);
   }

@@ -38,7 +38,7 @@ export async function printMessage<D extends DescMessage>(
 ): Promise<void> {
   const json = toJson(schema, message, { alwaysEmitImplicit: true });
   if (format !== "yaml") say(JSON.stringify(json, undefined, 2));
-  else process.stdout.write((await import("yaml")).stringify(json));
+  else process.stdout.write((await import("./yaml.ts")).stringify(json));
 }
 
 export function printTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[], wide = false): void {

@@ -80,7 +80,7 @@ export async function listContexts({ format }: Globals): Promise<void> {
   const { current, contexts } = await readConfig();
   const rows = Object.entries(contexts).map(([name, context]) => ({ name, ...context, current: name === current }));
   if (format === "json") return say(JSON.stringify(rows, undefined, 2));
-  if (format === "yaml") return void process.stdout.write((await import("yaml")).stringify(rows));
+  if (format === "yaml") return void process.stdout.write((await import("../yaml.ts")).stringify(rows));
   printTable(
     rows,
     [

@@ -6,6 +6,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { basename as posixBasename, dirname as posixDirname } from "node:path/posix";
+import { PassThrough, type Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
 import { create } from "@bufbuild/protobuf";
@@ -156,7 +157,7 @@ async function exists(workloads: Capsule["workloads"], name: string): Promise<bo
 
 interface Tar {
   readonly stdin: NonNullable<ChildProcess["stdin"]>;
-  readonly stdout: NonNullable<ChildProcess["stdout"]>;
+  readonly stdout: Readable;
   /** Throws with tar's own words when it failed. */
   readonly ended: Promise<void>;
   kill(): void;
@@ -174,5 +175,7 @@ function startTar(args: readonly string[]): Tar {
   });
   ended.catch(() => undefined);
   child.stdin.on("error", () => undefined);
-  return { stdin: child.stdin, stdout: child.stdout, ended, kill: () => void child.kill() };
+  // Node drops the output of a process that has ended if nobody reads it yet: it is read from the start.
+  const stdout = child.stdout.pipe(new PassThrough());
+  return { stdin: child.stdin, stdout, ended, kill: () => void child.kill() };
 }

@@ -94,7 +94,8 @@ export async function describe({ capsule: chosen }: Globals, name: string): Prom
       ["Created", `${age(createdAt)} ago, generation ${generation}, uid ${uid}`],
     ];
     for (const [title, value] of facts) if (value !== undefined) say(`${`${title}:`.padEnd(11)} ${value}`);
-    if (spec !== undefined) say(`Spec:\n${indent((await import("yaml")).stringify(toJson(WorkloadSpecSchema, spec)))}`);
+    if (spec !== undefined)
+      say(`Spec:\n${indent((await import("../yaml.ts")).stringify(toJson(WorkloadSpecSchema, spec)))}`);
     say("Events:");
     printTable(events, eventColumns);
   });

@@ -42,7 +42,7 @@ import type { ImageConfigs } from "./image-config.ts";
 import { startTimeOf } from "./process.ts";
 import { signalNumber } from "./signals.ts";
 import { idRangeOf, SPEC_TYPE, specOf } from "./spec.ts";
-import { shiftOwners } from "./user-namespace.ts";
+import { shiftedMounts, shiftOwners } from "./user-namespace.ts";
 import { readFromLayers, resolveUser } from "./users.ts";
 import { watchTasks } from "./watch.ts";
 
@@ -270,9 +270,10 @@ export class ContainerDriver implements RuntimeDriver {
       files: String(logs.maxFiles),
     });
     const output = `binary:///sbin/capsule-init?${query.toString()}`;
+    const rootfs = instance.container.userNamespace ? shiftedMounts(mounts) : mounts;
     try {
       const { pid } = await this.#client.tasks.create(
-        { containerId: uid, rootfs: mounts, stdin: "", stdout: output, stderr: output, terminal: false },
+        { containerId: uid, rootfs, stdin: "", stdout: output, stderr: output, terminal: false },
         { signal },
       );
       await link(pid);

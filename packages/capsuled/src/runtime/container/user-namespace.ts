@@ -21,13 +21,19 @@ export async function shiftOwners(uid: string, mounts: readonly Mount[], ids: Id
   const target = join(scratch, uid);
   await mkdir(target, { recursive: true, mode: 0o700 });
   await run("umount", [target]).catch(() => undefined); // of a try that was cut
-  await run("mount", ["-t", "overlay", "-o", [...mount.options, "metacopy=on"].join(","), "overlay", target]);
+  const options = shiftedMounts([mount])[0]?.options ?? [];
+  await run("mount", ["-t", "overlay", "-o", options.join(","), "overlay", target]);
   try {
     await shift(target, ids);
   } finally {
     await run("umount", [target]);
     await rm(target, { recursive: false, force: true }).catch(() => undefined);
   }
+}
+
+/** The mounts of a shifted snapshot: without `metacopy` the kernel refuses the inodes that have no content of their own. */
+export function shiftedMounts(mounts: readonly Mount[]): Mount[] {
+  return mounts.map((mount) => ({ ...mount, options: [...mount.options, "metacopy=on"] }));
 }
 
 /** Nothing runs in the tree, so no entry changes under the walk; links are never followed. */
