@@ -1,7 +1,7 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deps generate build check lint test clean
+.PHONY: help up down deps generate build check lint test bench clean
 
 node := node_modules/.bin/node
 units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
@@ -39,6 +39,9 @@ test: check build ## Everything that must pass
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
 	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/namespace/*.test.ts"
+
+bench: build ## Measure against the bare tools; prints a table, writes build/bench.json
+	@$(node) bench/bench.ts
 
 clean: ## Remove everything built, but no cache
 	@rm -rf build/bundle build/layer build/images native/target packages/api/src/gen packages/capsuled/src/gen

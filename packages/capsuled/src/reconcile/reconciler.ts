@@ -87,6 +87,7 @@ export class Reconciler {
       this.#queue.add(uid);
     });
     await this.#lookAtAll();
+    log.info({ sinceStartMs: Math.round(process.uptime() * 1000) }, "adopted what runs");
     this.#resync = setInterval(() => {
       this.#lookAtAll().catch((error: unknown) => log.warn({ err: error }, "resync failed; it is tried again"));
     }, this.#options.resyncMs ?? 60_000);
