@@ -40,7 +40,7 @@ export interface FilesRequest {
 }
 
 /** Changes that come within this time are loaded together, in milliseconds. */
-const gatherMs = 15;
+const gatherMs = 2;
 const subnetsKey = "workload-subnets";
 const lastIndexKey = "last-address-index";
 

@@ -76,6 +76,8 @@ export class Reconciler {
     this.#unsubscribe = store.changes.subscribe((change) => {
       if (change.kind === "workload") {
         this.#networkChanged = true;
+        // Begun now, beside what comes before a start; a failure is met again there.
+        this.#syncNetwork().catch((error: unknown) => log.warn({ err: error }, "loading the firewall failed"));
         this.#queue.add(change.uid);
       } else if (change.kind === "workloadGone") {
         this.#networkChanged = true;
