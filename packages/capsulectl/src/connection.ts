@@ -1,5 +1,7 @@
 /** The connection to a capsule: TLS 1.3, the server known by its pinned fingerprint, a token for each call. */
 import { createHash } from "node:crypto";
+import { subscribe } from "node:diagnostics_channel";
+import type { ClientHttp2Stream } from "node:http2";
 import { type TLSSocket, connect as tlsConnect } from "node:tls";
 import type { DescService } from "@bufbuild/protobuf";
 import { keyId } from "@capsule/api/key.ts";
@@ -10,6 +12,17 @@ import type { ClientKey } from "./config.ts";
 import { CliError, exitCode } from "./errors.ts";
 
 const connectTimeoutMs = 10_000;
+/** What a capsule may have sent and we not read: a small window stalls fast downloads. */
+const windowBytes = 16 * 1024 * 1024;
+
+// The session is the transport's own; its streams tell of it. Without this a whole connection has a window of 64 KiB.
+const widened = new WeakSet<object>();
+subscribe("http2.client.stream.created", (message) => {
+  const { session } = (message as { readonly stream: ClientHttp2Stream }).stream;
+  if (session === undefined || widened.has(session)) return;
+  widened.add(session);
+  session.setLocalWindowSize(windowBytes);
+});
 
 export interface Connection {
   readonly host: string;

@@ -176,6 +176,6 @@ function startTar(args: readonly string[]): Tar {
   ended.catch(() => undefined);
   child.stdin.on("error", () => undefined);
   // Node drops the output of a process that has ended if nobody reads it yet: it is read from the start.
-  const stdout = child.stdout.pipe(new PassThrough());
+  const stdout = child.stdout.pipe(new PassThrough({ highWaterMark: 1024 * 1024 }));
   return { stdin: child.stdin, stdout, ended, kill: () => void child.kill() };
 }

@@ -17,7 +17,7 @@ import { age, bytes, type Column, print, printMessage, say } from "../output.ts"
 import { Progress } from "../progress.ts";
 import { withCapsule } from "../session.ts";
 
-const chunkBytes = 256 * 1024;
+const chunkBytes = 512 * 1024;
 
 const columns: Column<Image>[] = [
   { title: "NAME", value: ({ names }) => names.join(", ") },

@@ -30,6 +30,9 @@ export interface Server {
 
 /** A manifest of thousands of workloads is some MB; chunks of streams are far smaller. */
 const maxMessageBytes = 16 * 1024 * 1024;
+/** What a client may have sent and we not read, of one call and of one connection: small ones stall fast uploads. */
+const streamWindowBytes = 4 * 1024 * 1024;
+const sessionWindowBytes = 16 * 1024 * 1024;
 const maxConnections = 1_000;
 const handshakeTimeoutMs = 10_000;
 
@@ -54,7 +57,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       rejectUnauthorized: false,
       handshakeTimeout: handshakeTimeoutMs,
       // Windows for fast streams; streams per connection for a client that watches much.
-      settings: { maxConcurrentStreams: 250, initialWindowSize: 1024 * 1024 },
+      settings: { maxConcurrentStreams: 250, initialWindowSize: streamWindowBytes },
     },
     (request, response) => handler(request, response),
   );
@@ -67,10 +70,12 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   server.on("session", (session: ServerHttp2Session) => {
     sessions.add(session);
     session.on("close", () => sessions.delete(session));
-    session.setLocalWindowSize(4 * 1024 * 1024);
+    session.setLocalWindowSize(sessionWindowBytes);
   });
   server.on("secureConnection", (socket: Socket) => {
     sockets.add(socket);
+    // Else each flow-control frame waits for the answer to the one before.
+    socket.setNoDelay(true);
     socket.on("close", () => sockets.delete(socket));
     socket.on("error", () => undefined);
   });
