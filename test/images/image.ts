@@ -20,36 +20,18 @@ export type ImageSpec = {
   readonly config?: ImageConfig;
 };
 
+/** The manifest of an image, and the blobs that it names: configuration and layers. */
+export function imageParts(image: ImageSpec): { manifest: Buffer; blobs: Buffer[] } {
+  const { manifest, blobs } = partsOf(image);
+  return { manifest, blobs: [...blobs.values()].filter((data) => data !== manifest) };
+}
+
 /**
  * Writes an image as one tar that is an OCI layout and a docker-save archive at once, as docker itself writes it:
  * containerd takes it by either reading. Equal input gives equal bytes.
  */
 export function imageArchive(image: ImageSpec): Buffer {
-  const blobs = new Map<string, Buffer>();
-  const add = (data: Buffer): { digest: string; size: number } => {
-    const hex = createHash("sha256").update(data).digest("hex");
-    blobs.set(`blobs/sha256/${hex}`, data);
-    return { digest: `sha256:${hex}`, size: data.length };
-  };
-  const layers = image.layers.map((entries) => add(tar(entries)));
-  const architecture = process.arch === "x64" ? "amd64" : process.arch;
-  const config = add(
-    json({
-      architecture,
-      os: "linux",
-      created: "1970-01-01T00:00:00Z",
-      config: image.config ?? {},
-      rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.digest) },
-    }),
-  );
-  const manifest = add(
-    json({
-      schemaVersion: 2,
-      mediaType: "application/vnd.oci.image.manifest.v1+json",
-      config: { mediaType: "application/vnd.oci.image.config.v1+json", ...config },
-      layers: layers.map((layer) => ({ mediaType: "application/vnd.oci.image.layer.v1.tar", ...layer })),
-    }),
-  );
+  const { architecture, blobs, config, layers, manifestDescriptor: manifest } = partsOf(image);
   const reference = `docker.io/library/${image.name}`;
   const index = json({
     schemaVersion: 2,
@@ -81,6 +63,33 @@ export function imageArchive(image: ImageSpec): Buffer {
     { path: "blobs/sha256", type: "directory" },
     ...files.map(([path, data]): TarEntry => ({ path, type: "file", data })),
   ]);
+}
+
+function partsOf(image: ImageSpec) {
+  const blobs = new Map<string, Buffer>();
+  const add = (data: Buffer): { digest: string; size: number } => {
+    const hex = createHash("sha256").update(data).digest("hex");
+    blobs.set(`blobs/sha256/${hex}`, data);
+    return { digest: `sha256:${hex}`, size: data.length };
+  };
+  const layers = image.layers.map((entries) => add(tar(entries)));
+  const architecture = process.arch === "x64" ? "amd64" : process.arch;
+  const config = add(
+    json({
+      architecture,
+      os: "linux",
+      created: "1970-01-01T00:00:00Z",
+      config: image.config ?? {},
+      rootfs: { type: "layers", diff_ids: layers.map((layer) => layer.digest) },
+    }),
+  );
+  const manifest = json({
+    schemaVersion: 2,
+    mediaType: "application/vnd.oci.image.manifest.v1+json",
+    config: { mediaType: "application/vnd.oci.image.config.v1+json", ...config },
+    layers: layers.map((layer) => ({ mediaType: "application/vnd.oci.image.layer.v1.tar", ...layer })),
+  });
+  return { architecture, blobs, config, layers, manifest, manifestDescriptor: add(manifest) };
 }
 
 /** Writes {@link imageArchive} to a file, complete or not at all. */

@@ -1,10 +1,10 @@
 /** Who this capsule is: an id for the life of the installation, and the TLS key by whose fingerprint clients pin it. */
-import "reflect-metadata";
-import { createHash, createPrivateKey, randomBytes, webcrypto, X509Certificate } from "node:crypto";
+import { createHash, createPrivateKey, randomBytes, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeDurably } from "../durable.ts";
 import { CapsuleError } from "../errors.ts";
+import { makeCertificate } from "../self-signed.ts";
 import type { Store } from "../store/store.ts";
 
 export interface ServerIdentity {
@@ -33,7 +33,9 @@ export async function loadIdentity(store: Store, dir: string): Promise<ServerIde
   const [keyPem, certificatePem] = await Promise.all([readIfThere(keyPath), readIfThere(certificatePath)]);
   if (certificatePem === "") {
     // The certificate is written last: without it the key was never shown to anyone.
-    const made = await makeCertificate(capsuleId);
+    const made = await makeCertificate(`capsule-${shortId(capsuleId)}`, [
+      { type: "dns", value: `${capsuleId}.capsule.internal` },
+    ]);
     await writeDurably(keyPath, made.keyPem, 0o600);
     await writeDurably(certificatePath, made.certificatePem, 0o600);
     return { capsuleId, ...made, fingerprint: fingerprintOf(made.certificatePem) };
@@ -76,30 +78,4 @@ async function readIfThere(path: string): Promise<string> {
 
 function fingerprintOf(certificatePem: string): string {
   return createHash("sha256").update(new X509Certificate(certificatePem).raw).digest("hex");
-}
-
-/** P-256: every TLS 1.3 client has it (RFC 8446, 9.1). Clients pin it and never look at its dates. */
-async function makeCertificate(capsuleId: string): Promise<{ keyPem: string; certificatePem: string }> {
-  const x509 = await import("@peculiar/x509");
-  const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
-  const keys = await webcrypto.subtle.generateKey(algorithm, true, ["sign", "verify"]);
-  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
-    serialNumber: randomBytes(16)
-      .toString("hex")
-      .replace(/^[89a-f]/, "1"),
-    name: `CN=capsule-${shortId(capsuleId)}`,
-    // A clock that is wrong at the first boot must not make it invalid.
-    notBefore: new Date("2020-01-01T00:00:00Z"),
-    notAfter: new Date("2120-01-01T00:00:00Z"),
-    signingAlgorithm: algorithm,
-    keys,
-    extensions: [
-      new x509.BasicConstraintsExtension(false),
-      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-      new x509.SubjectAlternativeNameExtension([{ type: "dns", value: `${capsuleId}.capsule.internal` }]),
-    ],
-  });
-  const key = Buffer.from(await webcrypto.subtle.exportKey("pkcs8", keys.privateKey)).toString("base64");
-  const keyPem = `-----BEGIN PRIVATE KEY-----\n${key.replace(/(.{64})(?=.)/g, "$1\n")}\n-----END PRIVATE KEY-----\n`;
-  return { keyPem, certificatePem: `${certificate.toString("pem")}\n` };
 }

@@ -1,13 +1,17 @@
 /**
- * A reverse proxy on loopback for the time of one pull. containerd's transfer service speaks plain HTTP to loopback only,
- * and knows no mirrors and no authorities of one's own; here is all that it lacks. Redirects to other hosts (as registries
- * send them for blobs) pass through to containerd.
+ * A reverse proxy on loopback for the time of one pull. The transfer service of containerd 1.7 knows neither mirrors nor
+ * plain HTTP nor authorities of one's own; here is all that it lacks. It trusts the proxy by a certificate in a directory
+ * that it is started with (SSL_CERT_DIR in init.json). Redirects to other hosts, as registries send them for blobs, pass
+ * through to containerd.
  */
-import { createServer, request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
-import { request as httpsRequest } from "node:https";
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, request as httpsRequest } from "node:https";
 import type { AddressInfo } from "node:net";
+import { join } from "node:path";
 import { rootCertificates } from "node:tls";
 import { CapsuleError } from "../../errors.ts";
+import { makeCertificate } from "../../self-signed.ts";
 
 export interface Forwarder {
   /** Host and port, for an image reference. */
@@ -18,10 +22,36 @@ export interface Forwarder {
 }
 
 const connectTimeoutMs = 30_000;
+/** As in image/files/etc/capsule/init.json: containerd reads it once, at its first pull. */
+const trustDir = "/run/capsule/registry-proxy/trusted";
+const keyPath = "/run/capsule/registry-proxy/proxy.key";
+
+interface ProxyIdentity {
+  readonly key: string;
+  readonly cert: string;
+}
+
+/** One for each boot, made before the first pull, kept for a capsuled that comes back: containerd keeps what it has read. */
+export async function proxyIdentity(): Promise<ProxyIdentity> {
+  const certificatePath = join(trustDir, "proxy.pem");
+  try {
+    return { key: await readFile(keyPath, "utf8"), cert: await readFile(certificatePath, "utf8") };
+  } catch {
+    const { keyPem, certificatePem } = await makeCertificate("capsule registry proxy", [
+      { type: "ip", value: "127.0.0.1" },
+    ]);
+    await mkdir(trustDir, { recursive: true, mode: 0o700 });
+    await writeFile(keyPath, keyPem, { mode: 0o600 });
+    // Complete when it has its name: the directory may be read at any moment.
+    await writeFile(`${keyPath}.new`, certificatePem);
+    await rename(`${keyPath}.new`, certificatePath);
+    return { key: keyPem, cert: certificatePem };
+  }
+}
 
 export async function startForwarder(origin: URL, caCertificate: string): Promise<Forwarder> {
   let failure: CapsuleError | undefined;
-  const server = createServer((incoming, outgoing) => {
+  const server = createServer(await proxyIdentity(), (incoming, outgoing) => {
     forward(origin, caCertificate, incoming, outgoing, (error) => {
       failure ??= new CapsuleError("unavailable", `${origin.host} cannot be reached: ${error.message}`, {
         cause: error,

@@ -4,6 +4,7 @@ import type { ImageStore } from "../images.ts";
 import { connectContainerd } from "./client.ts";
 import { ContainerDriver } from "./driver.ts";
 import { cleanExecs } from "./exec.ts";
+import { proxyIdentity } from "./forwarder.ts";
 import { ImageConfigs } from "./image-config.ts";
 import { ContainerdImages } from "./images.ts";
 
@@ -22,6 +23,7 @@ export async function openContainerd(options: {
 }): Promise<ContainerRuntime> {
   const { socket, log, runtime = "crun" } = options;
   await cleanExecs();
+  await proxyIdentity();
   const client = connectContainerd(socket);
   const configs = new ImageConfigs(client);
   return {

@@ -1,6 +1,6 @@
 /**
  * Pull through containerd's transfer service. What that service of containerd 1.7 cannot do itself — mirrors, plain HTTP,
- * an authority of one's own — goes through a forwarder on loopback (forwarder.ts), to which it speaks plain HTTP.
+ * an authority of one's own — goes through a forwarder on loopback (forwarder.ts).
  */
 import { CapsuleError } from "../../errors.ts";
 import { ImageStoreSchema } from "../../gen/containerd/github.com/containerd/containerd/api/types/transfer/imagestore_pb.js";
@@ -17,6 +17,8 @@ import { architecture } from "./image-config.ts";
 import { PullMeter } from "./pull-meter.ts";
 import { pathOf, registryOf } from "./reference.ts";
 import { openStream, type Stream, unpackHere, watchProgress } from "./transfer.ts";
+
+const LOOPBACK = /^(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?$/;
 
 /** Pulls and unpacks `reference`; tries each mirror before the registry itself. */
 export async function pullImage(
@@ -37,15 +39,18 @@ export async function pullImage(
     }
   }
   const host = registryOf(reference);
-  const needsForwarder = access !== undefined && (access.plainHttp || access.caCertificate !== "");
-  const origin = needsForwarder ? new URL(`${access.plainHttp ? "http" : "https"}://${host}`) : undefined;
+  const ownAuthority = access !== undefined && access.caCertificate !== "";
+  // As docker does: what is on this machine needs no TLS.
+  const plain = access?.plainHttp === true || (LOOPBACK.test(host) && !ownAuthority);
+  const origin = plain || ownAuthority ? new URL(`${plain ? "http" : "https"}://${host}`) : undefined;
   try {
     await pullBy(client, reference, origin, access, onProgress, signal);
   } catch (error) {
     signal.throwIfAborted();
     const known = pullError(error, reference);
     if (failures.length === 0) throw known;
-    throw new CapsuleError(known.kind, `${known.message} (before it ${failures.join("; ")})`, { cause: error });
+    const { kind, reason = "PULL_FAILED", message } = known;
+    throw new CapsuleError(kind, `${message} (before it ${failures.join("; ")})`, { cause: error, reason });
   }
 }
 
@@ -80,6 +85,7 @@ async function pullBy(
       { signal: both },
     );
   } catch (error) {
+    // containerd saw only that the forwarder failed; the forwarder knows why.
     throw forwarder?.failure() ?? error;
   } finally {
     ended.abort();
