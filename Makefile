@@ -1,7 +1,7 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deps generate build check lint test bench clean
+.PHONY: help up down deps generate build check lint test bench docs clean
 
 node := node_modules/.bin/node
 units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
@@ -30,6 +30,7 @@ lint: generate ## Style, types and import directions (biome.json)
 	@node_modules/.bin/biome check --error-on-warnings .
 	@node_modules/.bin/tsc --noEmit -p tsconfig.json
 	@cd native && cargo fmt --check
+	@$(node) scripts/docs.ts --check
 
 check: lint ## Lint and unit tests, under a minute
 	@$(units)
@@ -39,6 +40,9 @@ test: check build ## Everything that must pass
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
 	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/namespace/*.test.ts"
+
+docs: generate ## Write the references from the sources (docs/cli.md, docs/manifest.md)
+	@$(node) scripts/docs.ts
 
 bench: build ## Measure against the bare tools; prints a table, writes build/bench.json
 	@$(node) bench/bench.ts
