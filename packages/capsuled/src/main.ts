@@ -64,7 +64,7 @@ const server = await startServer({
   log,
   routes: (router) => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
-    router.service(CapsuleService, capsuleService({ identity, store, machine }));
+    router.service(CapsuleService, capsuleService({ identity, store, machine, log }));
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir }));
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
     reflection(router, [IdentityService, CapsuleService, WorkloadService, ImageService]);

@@ -1,5 +1,5 @@
 /** What must be remembered from the first start of capsuled in this boot: /run is empty after a boot and not before. */
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 export interface Boot {
@@ -16,9 +16,14 @@ export const claimWindowS = 30 * 60;
 export function readBoot(dir: string, now: Date): Boot & { readonly isFirst: boolean } {
   mkdirSync(dir, { recursive: true, mode: 0o700 });
   const path = join(dir, "boot.json");
-  try {
-    return { ...(JSON.parse(readFileSync(path, "utf8")) as Boot), isFirst: false };
-  } catch {
+  if (existsSync(path)) {
+    try {
+      return { ...(JSON.parse(readFileSync(path, "utf8")) as Boot), isFirst: false };
+    } catch {
+      // It appears whole or not at all; one that is damaged must not open the window again.
+      return { uptimeS: -claimWindowS, startedS: Math.floor(now.getTime() / 1000), isFirst: false };
+    }
+  } else {
     const boot: Boot = { uptimeS: uptimeS(), startedS: Math.floor(now.getTime() / 1000) };
     writeFileSync(`${path}.new`, JSON.stringify(boot), { mode: 0o600 });
     renameSync(`${path}.new`, path);

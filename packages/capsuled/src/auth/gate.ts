@@ -77,6 +77,11 @@ export class Gate {
     return { certificate, key };
   }
 
+  /** The enrolled key of a connection; undefined for a stranger. */
+  keyOf(certificate: PeerCertificate | undefined): KeyRecord | undefined {
+    return certificate === undefined ? undefined : this.#keys.get(certificate.keyId);
+  }
+
   /** Aborts when the key is removed: calls that last end then. */
   untilRemoved(key: KeyRecord): AbortSignal {
     let end = this.#ends.get(key.id);

@@ -18,6 +18,8 @@ export interface ServerIdentity {
 
 const base32 = "abcdefghijklmnopqrstuvwxyz234567";
 const idKey = "capsule-id";
+/** Set once a certificate was made: then a missing one is a loss, not a beginning. */
+const fingerprintKey = "tls-fingerprint";
 
 /**
  * The identity in the store and in `dir` (server.key, server.crt), made when there is none. Throws `internal` when the
@@ -31,6 +33,7 @@ export async function loadIdentity(store: Store, dir: string): Promise<ServerIde
   }
   const [keyPath, certificatePath] = [join(dir, "server.key"), join(dir, "server.crt")];
   const [keyPem, certificatePem] = await Promise.all([readIfThere(keyPath), readIfThere(certificatePath)]);
+  if (certificatePem === "" && store.meta.get(fingerprintKey) !== undefined) throw damaged(dir);
   if (certificatePem === "") {
     // The certificate is written last: without it the key was never shown to anyone.
     const made = await makeCertificate(`capsule-${shortId(capsuleId)}`, [
@@ -38,17 +41,15 @@ export async function loadIdentity(store: Store, dir: string): Promise<ServerIde
     ]);
     await writeDurably(keyPath, made.keyPem, 0o600);
     await writeDurably(certificatePath, made.certificatePem, 0o600);
-    return { capsuleId, ...made, fingerprint: fingerprintOf(made.certificatePem) };
+    const fingerprint = fingerprintOf(made.certificatePem);
+    store.meta.set(fingerprintKey, fingerprint);
+    return { capsuleId, ...made, fingerprint };
   }
   try {
     const certificate = new X509Certificate(certificatePem);
     if (!certificate.checkPrivateKey(createPrivateKey(keyPem))) throw new Error("key and certificate are no pair");
   } catch (error) {
-    throw new CapsuleError(
-      "internal",
-      `The TLS identity in ${dir} is damaged. Restore it from a backup, or remove both files for a new one: every client must then adopt again.`,
-      { cause: error },
-    );
+    throw damaged(dir, error);
   }
   return { capsuleId, keyPem, certificatePem, fingerprint: fingerprintOf(certificatePem) };
 }
@@ -56,6 +57,11 @@ export async function loadIdentity(store: Store, dir: string): Promise<ServerIde
 /** First six characters of the id, as shown on the console. */
 export function shortId(capsuleId: string): string {
   return capsuleId.slice(0, 6);
+}
+
+function damaged(dir: string, cause?: unknown): CapsuleError {
+  const message = `The TLS identity in ${dir} is damaged or missing. Restore server.key and server.crt from a backup: with new ones every client would refuse this capsule.`;
+  return new CapsuleError("internal", message, { cause });
 }
 
 function newId(): string {

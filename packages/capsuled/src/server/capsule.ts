@@ -6,6 +6,7 @@ import { promisify } from "node:util";
 import { durationFromMs, timestampDate, timestampNow } from "@bufbuild/protobuf/wkt";
 import { type CapsuleService, Phase } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
+import type { Logger } from "pino";
 import { type ServerIdentity, shortId } from "../auth/identity.ts";
 import type { Store } from "../store/store.ts";
 import { initStatus, requestShutdown } from "../system/init.ts";
@@ -18,6 +19,8 @@ import { intervalMs, ticks } from "./ticks.ts";
 const run = promisify(execFile);
 /** Above this part of a disk in use, somebody must be told. */
 const fullRatio = 0.9;
+/** Lines of each service that are sorted in memory when nothing less was asked for. */
+const mostLines = 20_000;
 /** Between the answer and the going down, so that the caller gets it. In milliseconds. */
 const farewellMs = 200;
 
@@ -25,10 +28,12 @@ export function capsuleService({
   identity,
   store,
   machine,
+  log,
 }: {
   readonly identity: ServerIdentity;
   readonly store: Store;
   readonly machine: Machine;
+  readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
     async getInfo() {
@@ -73,7 +78,11 @@ export function capsuleService({
       };
     },
     async *systemLogs({ services, follow, tail, since }, context) {
-      const options = { follow, tail, since: since === undefined ? undefined : timestampDate(since) };
+      const options = {
+        follow,
+        tail: tail ?? (follow ? undefined : mostLines),
+        since: since === undefined ? undefined : timestampDate(since),
+      };
       for await (const lines of readSystemLogs(services, options, callOf(context).signal)) yield { lines };
     },
     async *systemStats({ interval }, context) {
@@ -97,21 +106,22 @@ export function capsuleService({
       return {};
     },
     async reboot() {
-      goDown("reboot");
+      await goDown("reboot", log);
       return {};
     },
     async shutdown() {
-      goDown("poweroff");
+      await goDown("poweroff", log);
       return {};
     },
   };
 }
 
-function goDown(kind: "reboot" | "poweroff"): void {
-  // PID 1 has been asked for its state before; should it refuse now, its log says so.
+async function goDown(kind: "reboot" | "poweroff", log: Logger): Promise<void> {
+  // Throws when PID 1 does not answer: then nothing would happen.
+  await initStatus();
   sleep(farewellMs)
     .then(() => requestShutdown(kind))
-    .catch(() => undefined);
+    .catch((error: unknown) => log.error({ err: error }, `${kind} was not carried out`));
 }
 
 let versions: Promise<Record<string, string>> | undefined;

@@ -2,11 +2,12 @@
 import type { DescMessage, Message } from "@bufbuild/protobuf";
 import { Code, type ConnectError, type Interceptor, type StreamRequest, type UnaryRequest } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import type { Gate, PeerCertificate } from "../auth/gate.ts";
+import type { Gate } from "../auth/gate.ts";
+import type { KeyRecord } from "../store/keys.ts";
 import type { Store } from "../store/store.ts";
 import { accessOf, isMutating, nameOf } from "./access.ts";
 import { objectsOf } from "./audit.ts";
-import { type Call, callKey } from "./call.ts";
+import { callKey } from "./call.ts";
 import { toConnectError } from "./errors.ts";
 import { peerKey } from "./peer.ts";
 
@@ -46,7 +47,11 @@ export function gateInterceptor(gate: Gate, store: Store): Interceptor {
       const signal = signals.length === 1 ? request.signal : AbortSignal.any(signals);
       request.contextValues.set(callKey, { ...caller, peerAddress: address, signal });
     } catch (error) {
-      if (isMutating(request.method)) writeAudit(store, request, { certificate, address }, [], resultOf(error));
+      // Strangers are not written down: they could push everything else out of the log.
+      const key = gate.keyOf(certificate);
+      if (key !== undefined && isMutating(request.method)) {
+        writeAudit(store, request, { key, address }, [], resultOf(error));
+      }
       throw error;
     }
     return await next(request);
@@ -54,11 +59,17 @@ export function gateInterceptor(gate: Gate, store: Store): Interceptor {
 }
 
 /** One entry for each mutating call, when it has ended. */
-export function auditInterceptor(store: Store): Interceptor {
+export function auditInterceptor(gate: Gate, store: Store): Interceptor {
   return (next) => async (request) => {
     if (!isMutating(request.method)) return await next(request);
     const call = request.contextValues.get(callKey);
-    const who = { certificate: call.certificate, address: call.peerAddress, call };
+    const who = {
+      // Who claims the capsule has a key only afterwards.
+      get key() {
+        return call.key ?? gate.keyOf(call.certificate);
+      },
+      address: call.peerAddress,
+    };
     let objects: string[] = [];
     const observed = observedRequest(request, (found) => {
       objects = found;
@@ -123,14 +134,14 @@ function resultOf(error: unknown): string {
 function writeAudit(
   store: Store,
   request: Request,
-  who: { readonly certificate: PeerCertificate | undefined; readonly address: string; readonly call?: Call },
+  who: { readonly key: KeyRecord | undefined; readonly address: string },
   objects: readonly string[],
   result: string,
 ): void {
   store.audit.add({
     time: new Date(),
-    keyId: who.call?.key?.id ?? who.certificate?.keyId ?? "",
-    keyName: who.call?.key?.name ?? "",
+    keyId: who.key?.id ?? "",
+    keyName: who.key?.name ?? "",
     method: nameOf(request.method),
     objects,
     result,

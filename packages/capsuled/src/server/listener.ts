@@ -1,6 +1,7 @@
 /** The API's port: TLS 1.3 only; gRPC, gRPC-Web and Connect by HTTP/2 and HTTP/1.1. */
 import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
+import type { TLSSocket } from "node:tls";
 import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
@@ -8,7 +9,7 @@ import type { Gate } from "../auth/gate.ts";
 import type { ServerIdentity } from "../auth/identity.ts";
 import type { Store } from "../store/store.ts";
 import { auditInterceptor, errorsInterceptor, gateInterceptor } from "./interceptors.ts";
-import { peerKey, peerOf } from "./peer.ts";
+import { peerKey, peerOf, peerOfSocket } from "./peer.ts";
 
 export interface ServerOptions {
   /** 0 takes a free one. */
@@ -34,18 +35,28 @@ const maxMessageBytes = 16 * 1024 * 1024;
 const streamWindowBytes = 4 * 1024 * 1024;
 const sessionWindowBytes = 16 * 1024 * 1024;
 const maxConnections = 1_000;
+/** Connections without an enrolled key: how many at once, for how long, and the size of what they may say. */
+const maxStrangers = 200;
+const strangerMs = 30_000;
+const maxStrangerMessageBytes = 16 * 1024;
 const handshakeTimeoutMs = 10_000;
 
 export async function startServer(options: ServerOptions): Promise<Server> {
   const { identity, gate, store, log } = options;
-  const handler = connectNodeAdapter({
-    routes: options.routes,
-    interceptors: [errorsInterceptor(log), gateInterceptor(gate, store), auditInterceptor(store)],
-    contextValues: (request) => createContextValues().set(peerKey, peerOf(request)),
-    readMaxBytes: maxMessageBytes,
-    // Logs, archives and images: compressing them here would cost far more than the network does.
-    acceptCompression: [],
-  });
+  const adapter = (readMaxBytes: number): ReturnType<typeof connectNodeAdapter> =>
+    connectNodeAdapter({
+      routes: options.routes,
+      interceptors: [errorsInterceptor(log), gateInterceptor(gate, store), auditInterceptor(gate, store)],
+      contextValues: (request) => createContextValues().set(peerKey, peerOf(request)),
+      readMaxBytes,
+      // Logs, archives and images: compressing them here would cost far more than the network does.
+      acceptCompression: [],
+    });
+  const forKnown = adapter(maxMessageBytes);
+  // A message is read before the gate sees it: a stranger's must be small.
+  const forStrangers = adapter(maxStrangerMessageBytes);
+  const isKnown = (socket: Parameters<typeof peerOfSocket>[0]): boolean =>
+    gate.keyOf(peerOfSocket(socket).certificate) !== undefined;
   const server = createSecureServer(
     {
       key: identity.keyPem,
@@ -59,7 +70,10 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       // Windows for fast streams; streams per connection for a client that watches much.
       settings: { maxConcurrentStreams: 250, initialWindowSize: streamWindowBytes },
     },
-    (request, response) => handler(request, response),
+    (request, response) => {
+      const known = gate.keyOf(peerOf(request).certificate) !== undefined;
+      (known ? forKnown : forStrangers)(request, response);
+    },
   );
   server.maxConnections = maxConnections;
   server.setTimeout(0);
@@ -72,12 +86,25 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     session.on("close", () => sessions.delete(session));
     session.setLocalWindowSize(sessionWindowBytes);
   });
-  server.on("secureConnection", (socket: Socket) => {
+  let strangers = 0;
+  server.on("secureConnection", (socket: TLSSocket) => {
     sockets.add(socket);
     // Else each flow-control frame waits for the answer to the one before.
     socket.setNoDelay(true);
     socket.on("close", () => sockets.delete(socket));
     socket.on("error", () => undefined);
+    if (isKnown(socket)) return;
+    // Strangers need one short call. They must not keep the port from those who are known.
+    if (strangers >= maxStrangers) {
+      socket.destroy();
+      return;
+    }
+    strangers++;
+    const patience = setTimeout(() => socket.destroy(), strangerMs);
+    socket.on("close", () => {
+      clearTimeout(patience);
+      strangers--;
+    });
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);

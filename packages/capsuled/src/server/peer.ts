@@ -21,7 +21,11 @@ const known = new WeakMap<object, Peer>();
 export function peerOf(request: IncomingMessage | Http2ServerRequest): Peer {
   const session = "stream" in request ? request.stream?.session : undefined;
   const socket = (session?.socket ?? request.socket) as TLSSocket;
-  const key = session ?? socket;
+  return peerOfSocket(session === undefined ? socket : (session.socket as TLSSocket), session);
+}
+
+/** Of a TLS connection; `key` is what it is remembered by. */
+export function peerOfSocket(socket: TLSSocket, key: object = socket): Peer {
   let peer = known.get(key);
   if (peer === undefined) {
     const certificate = socket.getPeerX509Certificate?.();
