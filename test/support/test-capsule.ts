@@ -58,10 +58,15 @@ export class TestCapsule {
     return stdout;
   }
 
-  /** Runs capsulectl, whatever comes of it. A code of -1 is a timeout. */
-  async try(args: readonly string[], input: string | Uint8Array = "", timeoutMs = 120_000): Promise<Result> {
+  /** Runs capsulectl, whatever comes of it; as another user with another `configHome`. A code of -1 is a timeout. */
+  async try(
+    args: readonly string[],
+    input: string | Uint8Array = "",
+    timeoutMs = 120_000,
+    configHome = this.configHome,
+  ): Promise<Result> {
     const child = spawn(join(repositoryRoot, "capsulectl"), args, {
-      env: { PATH: process.env["PATH"] ?? "", HOME: this.dir, XDG_CONFIG_HOME: this.configHome },
+      env: { PATH: process.env["PATH"] ?? "", HOME: this.dir, XDG_CONFIG_HOME: configHome },
       timeout: timeoutMs,
       killSignal: "SIGKILL",
     });
