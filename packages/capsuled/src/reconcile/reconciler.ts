@@ -279,9 +279,7 @@ export class Reconciler {
   #stepDone(record: WorkloadRecord, step: Step, memory: Memory): void {
     const { store } = this.#options;
     if (step.kind === "start") {
-      const first =
-        record.status.startedAt === undefined || Number(record.status.observedGeneration) !== record.generation;
-      if (!first) store.workloads.countRestart(record.uid);
+      const first = store.workloads.noteStart(record.uid, new Date());
       if (record.restartsDone < record.restartsWanted) {
         store.workloads.setRestartsDone(record.uid, record.restartsWanted);
         memory.clearFailure();

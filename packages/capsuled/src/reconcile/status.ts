@@ -16,6 +16,8 @@ export function statusOf(
   now: Date,
 ): WorkloadStatus {
   const before = record.status;
+  // What is told of runs is told of this version of the spec.
+  const sameSpec = before.observedGeneration === BigInt(record.generation);
   const task = seen?.task;
   const runs = task?.state === "running" || task?.state === "paused";
   const status = create(WorkloadStatusSchema, {
@@ -24,13 +26,13 @@ export function statusOf(
     observedGeneration: BigInt(record.generation),
     since: before.phase === plan.phase && before.since !== undefined ? before.since : timestampFromDate(now),
     pid: runs ? task.pid : 0,
-    restartCount: before.observedGeneration === BigInt(record.generation) ? before.restartCount : 0,
+    restartCount: sameSpec ? before.restartCount : 0,
     addresses: runs ? [...addresses] : [],
     imageDigest: seen?.imageDigest ?? "",
   });
-  const startedAt = runs ? timestampFromDate(task.startedAt) : before.startedAt;
+  const startedAt = runs && sameSpec ? timestampFromDate(task.startedAt) : sameSpec ? before.startedAt : undefined;
   if (startedAt !== undefined) status.startedAt = startedAt;
-  if (before.lastExit !== undefined) status.lastExit = before.lastExit;
+  if (before.lastExit !== undefined && sameSpec) status.lastExit = before.lastExit;
   if (plan.wakeAt !== undefined) status.nextRetryAt = timestampFromDate(plan.wakeAt);
   if (memory.progress !== undefined && plan.step.kind === "pull") {
     status.pull = { $typeName: "capsule.v1.TransferProgress", ...memory.progress };

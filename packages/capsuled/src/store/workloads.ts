@@ -104,12 +104,18 @@ export class WorkloadRepository {
     this.#db.observation(() => this.#db.run("UPDATE workloads SET restarts_done = ? WHERE uid = ?", count, uid));
   }
 
-  /** Counts a start after the first into the status. */
-  countRestart(uid: string): void {
-    const record = this.byUid(uid);
-    if (record === undefined) return;
-    record.status.restartCount++;
-    this.setStatus(uid, record.status);
+  /**
+   * Notes a start in the status, and counts it as a restart when it is not the first of this spec: a run may be over
+   * before anybody looks. Returns whether it was the first.
+   */
+  noteStart(uid: string, now: Date): boolean {
+    const status = this.byUid(uid)?.status;
+    if (status === undefined) return true;
+    const isFirst = status.startedAt === undefined;
+    if (!isFirst) status.restartCount++;
+    status.startedAt = timestampFromDate(now);
+    this.setStatus(uid, status);
+    return isFirst;
   }
 
   markDeleting(name: string, now: Date): WorkloadRecord {
