@@ -3,7 +3,8 @@
  * in one transaction. Nothing is ever patched, so nothing can be left behind. The tables `inet capsule` and `bridge
  * capsule` are ours; no other is touched.
  *
- * Rules are constant in number; what grows with workloads are sets and maps, which are looked up by hash.
+ * What a packet passes does not grow with workloads: sets and maps are looked up by hash, and of the chains for neighbour
+ * advertisements, one for each workload, a packet passes one.
  */
 import { isIPv4, isIPv6 } from "node:net";
 import { CapsuleError } from "../errors.ts";
