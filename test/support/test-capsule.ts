@@ -1,7 +1,7 @@
 /** A capsule for acceptance tests: its own state, its own user of capsulectl, gone afterwards. */
 import { spawn } from "node:child_process";
 import { createHash, X509Certificate } from "node:crypto";
-import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -25,10 +25,16 @@ export class TestCapsule {
     this.dir = dir;
   }
 
-  /** Starts and adopts one; the images of test/images are on it. `name` is made unique. */
-  static async start(name: string, images: readonly string[] = ["busybox", "hello", "bare"]): Promise<TestCapsule> {
+  /** Starts and adopts one; the images of test/images are on it. `name` is made unique; `prepare` sees its empty state. */
+  static async start(
+    name: string,
+    images: readonly string[] = ["busybox", "hello", "bare"],
+    prepare: (stateDir: string) => void = () => undefined,
+  ): Promise<TestCapsule> {
     const built = await buildImages();
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
+    mkdirSync(join(dir, "state"));
+    prepare(join(dir, "state"));
     const host = await startCapsule({ name: `t-${name}-${process.pid.toString(36)}`, stateDir: join(dir, "state") });
     const capsule = new TestCapsule(host, dir);
     try {
