@@ -17,6 +17,10 @@ export async function ensureBridge(bridge: string, subnets: Subnets, prefix: rea
   } catch (error) {
     if (!isExisting(error)) throw error;
   }
+  // Before it is up: while the kernel still looks for duplicates of the bridge's own link-local address, one or two seconds,
+  // it solicits no neighbour for packets that it forwards (ndisc_send_ns), and calls from outside wait.
+  const dad = [`net.ipv6.conf.${name}.accept_dad=0`, `net.ipv6.conf.${name}.dad_transmits=0`];
+  await runTool([...prefix, "sysctl", "-e", "-q", "-w", ...dad]);
   const bits4 = subnets.cidr4.slice(subnets.cidr4.indexOf("/"));
   const bits6 = subnets.cidr6.slice(subnets.cidr6.indexOf("/"));
   const lines = [
