@@ -19,6 +19,12 @@ const codes: Record<ErrorKind, Code> = {
   internal: Code.Internal,
 };
 
+/** The name of the code that an error becomes, such as "PermissionDenied". */
+export function codeNameOf(error: unknown): string {
+  if (error instanceof ConnectError) return Code[error.code];
+  return Code[error instanceof CapsuleError ? codes[error.kind] : Code.Internal];
+}
+
 /** What the caller is told of anything thrown. What is unknown is logged, and told without its words. */
 export function toConnectError(error: unknown, method: string, log: Logger): ConnectError {
   if (error instanceof ConnectError) return error;

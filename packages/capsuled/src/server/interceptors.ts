@@ -1,6 +1,6 @@
 /** Around every call, from the outside in: errors become codes, the gate decides, the audit log writes down. */
 import type { DescMessage, Message } from "@bufbuild/protobuf";
-import { Code, type ConnectError, type Interceptor, type StreamRequest, type UnaryRequest } from "@connectrpc/connect";
+import type { ConnectError, Interceptor, StreamRequest, UnaryRequest } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import type { Gate } from "../auth/gate.ts";
 import type { KeyRecord } from "../store/keys.ts";
@@ -8,7 +8,7 @@ import type { Store } from "../store/store.ts";
 import { accessOf, isMutating, nameOf } from "./access.ts";
 import { objectsOf } from "./audit.ts";
 import { callKey } from "./call.ts";
-import { toConnectError } from "./errors.ts";
+import { codeNameOf, toConnectError } from "./errors.ts";
 import { peerKey } from "./peer.ts";
 
 type Request = UnaryRequest | StreamRequest;
@@ -50,7 +50,7 @@ export function gateInterceptor(gate: Gate, store: Store): Interceptor {
       // Strangers are not written down: they could push everything else out of the log.
       const key = gate.keyOf(certificate);
       if (key !== undefined && isMutating(request.method)) {
-        writeAudit(store, request, { key, address }, [], resultOf(error));
+        writeAudit(store, request, { key, address }, [], codeNameOf(error));
       }
       throw error;
     }
@@ -81,10 +81,10 @@ export function auditInterceptor(gate: Gate, store: Store): Interceptor {
         return response;
       }
       const ended = (error?: unknown): void =>
-        writeAudit(store, request, who, objects, error === undefined ? "ok" : resultOf(error));
+        writeAudit(store, request, who, objects, error === undefined ? "ok" : codeNameOf(error));
       return { ...response, message: observedEnd(response.message, ended) };
     } catch (error) {
-      writeAudit(store, request, who, objects, resultOf(error));
+      writeAudit(store, request, who, objects, codeNameOf(error));
       throw error;
     }
   };
@@ -123,12 +123,6 @@ async function* observedEnd<T>(messages: AsyncIterable<T>, ended: (error?: unkno
   } finally {
     tell();
   }
-}
-
-function resultOf(error: unknown): string {
-  const code = (error as { code?: unknown }).code;
-  if (typeof code === "number") return Code[code] ?? "Unknown";
-  return (error as { kind?: string }).kind ?? "internal";
 }
 
 function writeAudit(

@@ -274,7 +274,7 @@ describe("the gate", () => {
     assert.deepEqual(
       entries.map(({ keyName, method, result }) => [keyName === "" ? "" : keyName, method, result]),
       [
-        [entries[0]?.keyName ?? "", "capsule.v1.CapsuleService/Reboot", "denied"],
+        [entries[0]?.keyName ?? "", "capsule.v1.CapsuleService/Reboot", "PermissionDenied"],
         ["admin", "capsule.v1.CapsuleService/Reboot", "Unimplemented"],
       ],
     );
