@@ -11,6 +11,8 @@ import {
   symlinkSync,
   writeFileSync,
 } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -308,6 +310,20 @@ describe("network", () => {
     await capsule.ctl(["workload", "delete", "page"]);
     assert.throws(() => fetch(`http://${capsule.host.address}:8081/`));
     assert.notEqual((await capsule.try(["workload", "exec", "peer", "--", "nslookup", "page"])).code, 0);
+  });
+
+  test("outbound calls have the capsule's own address", async () => {
+    // The host's end of the capsules' bridge, which the runner made.
+    const gateway = capsule.host.address.replace(/[0-9]+$/, "1");
+    const server = createServer((request, response) => response.end(request.socket.remoteAddress));
+    await new Promise<void>((resolve) => server.listen(0, gateway, resolve));
+    try {
+      const url = `http://${gateway}:${(server.address() as AddressInfo).port}/`;
+      const seen = await capsule.ctl(["workload", "exec", "peer", "--", "wget", "-q", "-O", "-", url]);
+      assert.equal(seen, capsule.host.address, "masqueraded");
+    } finally {
+      server.close();
+    }
   });
 
   test("a port that a process of the capsule holds: failed with the port named, and by itself when it is free", async () => {
