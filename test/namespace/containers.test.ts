@@ -1,4 +1,7 @@
-/** What every later part stands on: the capsule's own containerd runs real containers, with limits, by both runtimes. */
+/**
+ * What every later part stands on: the capsule's own containerd runs real containers, with limits, by both runtimes.
+ * In a namespace of containerd of their own: capsuled removes from its own what belongs to no workload.
+ */
 import assert from "node:assert/strict";
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -26,7 +29,7 @@ before(async () => {
   }
   for (const [name, path] of images) {
     copyFileSync(path, join(capsule.perm, `${name}.tar`));
-    await capsule.exec(["ctr", "-n", "capsule", "images", "import", `/perm/${name}.tar`]);
+    await capsule.exec(["ctr", "-n", "apart", "images", "import", `/perm/${name}.tar`]);
   }
 });
 after(async () => {
@@ -39,7 +42,7 @@ for (const runtime of ["runc", "crun"]) {
     const ctr = [
       "ctr",
       "-n",
-      "capsule",
+      "apart",
       "run",
       "--rm",
       "--runc-binary",
@@ -63,11 +66,11 @@ for (const runtime of ["runc", "crun"]) {
 }
 
 test("an image without shell runs, and the hello page's user is resolved", async () => {
-  await capsule.exec(["ctr", "-n", "capsule", "run", "--rm", "docker.io/library/bare:1", "t-bare", "/sleep", "0"]);
+  await capsule.exec(["ctr", "-n", "apart", "run", "--rm", "docker.io/library/bare:1", "t-bare", "/sleep", "0"]);
   const output = await capsule.exec([
     "ctr",
     "-n",
-    "capsule",
+    "apart",
     "run",
     "--rm",
     "docker.io/library/hello:1",
