@@ -1,9 +1,10 @@
 /**
  * Copies by tar: the capsule packs and unpacks inside the workload, the tar of this machine packs and unpacks here. What
- * comes from a workload is unpacked in a new directory beside its destination, so that no name in it leads elsewhere.
+ * comes from a workload is unpacked in a new directory that only the caller may enter, beside its destination, and moved
+ * from there when it is whole and harmless.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, statSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { basename as posixBasename, dirname as posixDirname } from "node:path/posix";
 import { PassThrough, type Readable } from "node:stream";
@@ -14,9 +15,11 @@ import { type CopyInRequest, CopyInRequestSchema, FileType } from "@capsule/api"
 import { Code, ConnectError } from "@connectrpc/connect";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
+import { onInterrupt } from "../interrupt.ts";
 import { bytes, note } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { type Capsule, withCapsule } from "../session.ts";
+import { disarm, discard, placeAs, placeInto } from "../unpacked.ts";
 
 interface Remote {
   readonly name: string;
@@ -80,7 +83,13 @@ async function copyOut(capsule: Capsule, { name, path }: Remote, destination: st
   const parent = isDirectory ? destination : dirname(resolve(destination));
   if (!existsSync(parent)) throw new CliError(`${parent} does not exist`, exitCode.notFound);
   const scratch = mkdtempSync(join(parent, ".capsule-cp-"));
-  const tar = startTar(["-C", scratch, "-xpf", "-", "--no-same-owner"]);
+  const tree = join(scratch, "tree");
+  mkdirSync(tree);
+  const tar = startTar(["-C", tree, "-xpf", "-", "--no-same-owner"]);
+  const keepInterrupts = onInterrupt(() => {
+    tar.kill("SIGKILL");
+    discard(scratch);
+  });
   const progress = new Progress(`${name}:${path}`);
   try {
     let received = 0;
@@ -93,44 +102,21 @@ async function copyOut(capsule: Capsule, { name, path }: Remote, destination: st
     };
     await pipeline(data, tar.stdin);
     await tar.ended;
-    place(scratch, destination, isDirectory, path);
+    const modes = disarm(tree);
+    // `/` and `dir/.` come as their contents.
+    const contents = path === "/" || path.endsWith("/.");
+    if (!isDirectory && !contents) placeAs(tree, destination, modes);
+    else {
+      if (!isDirectory) mkdirSync(destination);
+      placeInto(tree, destination, modes);
+    }
     progress.end();
     note(`${bytes(received)} copied`);
   } finally {
     progress.end();
     tar.kill();
-    rmSync(scratch, { recursive: true, force: true });
-  }
-}
-
-/** Moves what was unpacked to its place. */
-function place(scratch: string, destination: string, isDirectory: boolean, path: string): void {
-  const names = readdirSync(scratch);
-  // `/` and `dir/.` come as their contents.
-  const contents = path === "/" || path.endsWith("/.");
-  if (!isDirectory && contents) renameSync(scratch, destination);
-  else if (!isDirectory) {
-    const [only] = names;
-    if (names.length !== 1 || only === undefined)
-      throw new CliError("the capsule sent something else than was asked for");
-    renameSync(join(scratch, only), destination);
-  }
-  if (!isDirectory) return;
-  for (const name of names) {
-    const target = join(destination, name);
-    if (existsSync(target) && statSync(target).isDirectory()) {
-      if (!statSync(join(scratch, name)).isDirectory())
-        throw new CliError(`${target} is a directory`, exitCode.conflict);
-      merge(join(scratch, name), target);
-    } else renameSync(join(scratch, name), target);
-  }
-}
-
-function merge(from: string, to: string): void {
-  for (const entry of readdirSync(from, { withFileTypes: true })) {
-    const [source, target] = [join(from, entry.name), join(to, entry.name)];
-    if (entry.isDirectory() && existsSync(target) && statSync(target).isDirectory()) merge(source, target);
-    else renameSync(source, target);
+    discard(scratch);
+    keepInterrupts();
   }
 }
 
@@ -160,7 +146,7 @@ interface Tar {
   readonly stdout: Readable;
   /** Throws with tar's own words when it failed. */
   readonly ended: Promise<void>;
-  kill(): void;
+  kill(signal?: NodeJS.Signals): void;
 }
 
 function startTar(args: readonly string[]): Tar {
@@ -177,5 +163,5 @@ function startTar(args: readonly string[]): Tar {
   child.stdin.on("error", () => undefined);
   // Node drops the output of a process that has ended if nobody reads it yet: it is read from the start.
   const stdout = child.stdout.pipe(new PassThrough({ highWaterMark: 1024 * 1024 }));
-  return { stdin: child.stdin, stdout, ended, kill: () => void child.kill() };
+  return { stdin: child.stdin, stdout, ended, kill: (signal) => void child.kill(signal) };
 }
