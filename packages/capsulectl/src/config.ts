@@ -1,9 +1,10 @@
 /** Contexts (the capsules that one knows) and the key that one has: files below $XDG_CONFIG_HOME/capsule. */
 import { createPrivateKey, type KeyObject, X509Certificate } from "node:crypto";
-import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { CliError } from "./errors.ts";
+import { CliError, exitCode } from "./errors.ts";
+import { lock } from "./lock.ts";
 
 /** A capsule that was adopted, or whose fingerprint was accepted. */
 export interface Context {
@@ -60,13 +61,26 @@ export async function readConfig(): Promise<Config> {
   return { current: typeof current === "string" ? current : undefined, contexts: known };
 }
 
-export function writeConfig(config: Config): void {
-  writeSafely(configPath(), `${JSON.stringify(config, undefined, 2)}\n`);
+/** Changes the file on the ground of what it says now, one program at a time. Throws CliError. */
+export async function updateConfig(change: (config: Config) => Config): Promise<void> {
+  makeConfigDir();
+  const unlock = await lock(`${configPath()}.lock`);
+  try {
+    writeSafely(configPath(), `${JSON.stringify(change(await readConfig()), undefined, 2)}\n`);
+  } finally {
+    unlock();
+  }
 }
 
 /** The key of this user, undefined before the first adoption. Throws CliError when others could read it. */
 export function readKey(): ClientKey | undefined {
   if (!existsSync(keyPath()) || !existsSync(certificatePath())) return undefined;
+  if ((statSync(keyPath()).mode & 0o077) !== 0) {
+    throw new CliError(
+      `${keyPath()} can be read by others. If nobody has: chmod 600 ${keyPath()}. Else remove it, and have a new key enrolled.`,
+      exitCode.refused,
+    );
+  }
   const keyPem = readFileSync(keyPath(), "utf8");
   const certificatePem = readFileSync(certificatePath(), "utf8");
   try {
@@ -98,11 +112,15 @@ export async function ensureKey(): Promise<ClientKey> {
 
 /** Whole or not at all, and for nobody else's eyes. */
 function writeSafely(path: string, text: string): void {
+  makeConfigDir();
+  const scratch = `${path}.${process.pid}`;
+  writeFileSync(scratch, text, { mode: 0o600, flush: true });
+  renameSync(scratch, path);
+}
+
+function makeConfigDir(): void {
   mkdirSync(configDir(), { recursive: true, mode: 0o700 });
   chmodSync(configDir(), 0o700);
-  const scratch = `${path}.${process.pid}`;
-  writeFileSync(scratch, text, { mode: 0o600 });
-  renameSync(scratch, path);
 }
 
 /** Host and port of what a person wrote: `box`, `box:50000`, `10.0.0.1`, `[::1]:50000`. Throws CliError. */

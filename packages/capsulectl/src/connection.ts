@@ -12,6 +12,10 @@ import type { ClientKey } from "./config.ts";
 import { CliError, exitCode } from "./errors.ts";
 
 const connectTimeoutMs = 10_000;
+const defaultCallTimeoutMs = 60_000;
+/** A capsule that vanished from the network in the middle of a stream is noticed in the sum of the two. */
+const pingIntervalMs = 20_000;
+const pingTimeoutMs = 20_000;
 /** What a capsule may have sent and we not read: a small window stalls fast downloads. */
 const windowBytes = 16 * 1024 * 1024;
 
@@ -39,10 +43,17 @@ export interface ConnectOptions {
   readonly key: ClientKey | undefined;
   /** Undefined takes any server: only to look at its fingerprint. */
   readonly fingerprint: string | undefined;
+  /** How long a call that is no stream may take. */
+  readonly callTimeoutMs?: number;
 }
 
 /** Connects and checks the server before a byte of a request is sent. Throws CliError. */
-export async function connect({ host, key, fingerprint: pinned }: ConnectOptions): Promise<Connection> {
+export async function connect({
+  host,
+  key,
+  fingerprint: pinned,
+  callTimeoutMs = defaultCallTimeoutMs,
+}: ConnectOptions): Promise<Connection> {
   const socket = await openSocket(host, key);
   const fingerprint = createHash("sha256").update(socket.getPeerCertificate(false).raw).digest("hex");
   if (pinned !== undefined && pinned !== fingerprint) {
@@ -56,7 +67,7 @@ export async function connect({ host, key, fingerprint: pinned }: ConnectOptions
   }
   const url = `https://${host}`;
   let used = false;
-  const sessionManager = new Http2SessionManager(url, {}, {
+  const sessionManager = new Http2SessionManager(url, { pingIntervalMs, pingTimeoutMs }, {
     createConnection: () => {
       if (used) throw new CliError(`the connection to ${host} was lost`);
       used = true;
@@ -69,12 +80,16 @@ export async function connect({ host, key, fingerprint: pinned }: ConnectOptions
     if (subject !== undefined) request.header.set("authorization", `Bearer ${await signToken(subject, now())}`);
     return await next(request);
   };
-  const transport: Transport = createGrpcTransport({
+  const base = createGrpcTransport({
     baseUrl: url,
     sessionManager,
     interceptors: [withToken],
     acceptCompression: [],
   });
+  const transport: Transport = {
+    unary: (method, signal, timeoutMs, ...rest) => base.unary(method, signal, timeoutMs ?? callTimeoutMs, ...rest),
+    stream: base.stream,
+  };
   return {
     host,
     fingerprint,
@@ -123,11 +138,11 @@ async function openSocket(host: string, key: ClientKey | undefined): Promise<TLS
     );
     socket.once("secureConnect", () => {
       clearTimeout(timer);
-      socket.removeAllListeners("error");
       socket.setNoDelay(true);
       resolve(socket);
     });
-    socket.once("error", (error: NodeJS.ErrnoException) => {
+    // It stays when the socket is handed on: one that nobody hears would end the program.
+    socket.on("error", (error: NodeJS.ErrnoException) => {
       clearTimeout(timer);
       const hint = error.code === "ECONNREFUSED" ? ". Does the capsule run?" : "";
       reject(new CliError(`${host} cannot be reached: ${error.message}${hint}`, exitCode.failed, { cause: error }));

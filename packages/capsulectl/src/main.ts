@@ -11,6 +11,7 @@ import { addKeyCommands } from "./commands/key.ts";
 import { addWorkloadCommands } from "./commands/workload.ts";
 import { CliError, exitCode, QuietExit } from "./errors.ts";
 import { addGlobals } from "./globals.ts";
+import { note } from "./output.ts";
 
 /** All commands, without running any: completion and the reference read them too. */
 export function buildProgram(): Command {
@@ -49,7 +50,7 @@ async function main(): Promise<number> {
   } catch (error) {
     if (error instanceof QuietExit) return error.exitCode;
     if (error instanceof CommanderError) return error.exitCode === 0 ? exitCode.done : exitCode.usage;
-    process.stderr.write(`capsulectl: ${error instanceof Error ? error.message : String(error)}\n`);
+    note(`capsulectl: ${error instanceof Error ? error.message : String(error)}`);
     if (process.env["CAPSULE_DEBUG"] !== undefined) console.error(error);
     return error instanceof CliError ? error.exitCode : exitCode.failed;
   }

@@ -36,9 +36,32 @@ export async function printMessage<D extends DescMessage>(
   schema: D,
   message: MessageShape<D>,
 ): Promise<void> {
-  const json = toJson(schema, message, { alwaysEmitImplicit: true });
-  if (format !== "yaml") say(JSON.stringify(json, undefined, 2));
-  else process.stdout.write((await import("./yaml.ts")).stringify(json));
+  await printJson(format, toJson(schema, message, { alwaysEmitImplicit: true }));
+}
+
+/** Prints a value as indented JSON, or as YAML. */
+export async function printJson(format: Format, value: unknown): Promise<void> {
+  if (format === "yaml") process.stdout.write(escaped((await import("./yaml.ts")).stringify(value)));
+  else process.stdout.write(`${escaped(JSON.stringify(value, undefined, 2))}\n`);
+}
+
+/** A value as JSON on one line, of a stream of them. */
+export function sayJson(value: unknown): void {
+  process.stdout.write(`${escaped(JSON.stringify(value))}\n`);
+}
+
+/** What a verb did to an object. */
+export interface Done {
+  readonly kind: string;
+  readonly name: string;
+  /** As a word after the name: "deleted". */
+  readonly action: string;
+}
+
+/** Tells what was done: a line each, or as the results of an apply in JSON or YAML. */
+export async function printDone(format: Format, results: readonly Done[]): Promise<void> {
+  if (format === "json" || format === "yaml") await printJson(format, { results });
+  else for (const { kind, name, action } of results) say(`${kind}/${name} ${action}`);
 }
 
 export function printTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[], wide = false): void {
@@ -53,19 +76,33 @@ export function printTable<Row>(rows: readonly Row[], columns: readonly Column<R
   say([line(shown.map(({ title }) => title)), ...cells.map(line)].join("\n"));
 }
 
-/** A line to stdout. */
+/** Lines to stdout. */
 export function say(text: string): void {
-  process.stdout.write(`${text}\n`);
+  process.stdout.write(`${cleanLines(text)}\n`);
 }
 
-/** A line to stderr: progress, notices. */
+/** Lines to stderr: progress, notices, errors. */
 export function note(text: string): void {
-  process.stderr.write(`${text}\n`);
+  process.stderr.write(`${cleanLines(text)}\n`);
 }
 
-/** What comes from workloads must not steer the terminal. */
-function clean(text: string): string {
+/** One line: what comes from workloads must not steer the terminal. */
+export function clean(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}]/gu, " ");
+}
+
+/** As clean, of several lines. */
+export function cleanLines(text: string): string {
+  return text.replace(/(?![\n\t])[\p{Cc}\p{Cf}]/gu, " ");
+}
+
+/** The same for JSON and quoted YAML, losing nothing. Their own escapes leave only what is above ASCII. */
+function escaped(text: string): string {
+  return text.replace(/(?![\n\t])[\p{Cc}\p{Cf}]/gu, (character) =>
+    [...Array(character.length).keys()]
+      .map((i) => `\\u${character.charCodeAt(i).toString(16).padStart(4, "0")}`)
+      .join(""),
+  );
 }
 
 export function bytes(count: bigint | number): string {

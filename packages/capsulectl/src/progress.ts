@@ -1,4 +1,4 @@
-import { bytes, note } from "./output.ts";
+import { bytes, clean, note } from "./output.ts";
 
 const redrawMs = 100;
 const barWidth = 30;
@@ -32,7 +32,7 @@ export class Progress {
         ? `[${"=".repeat(full)}${" ".repeat(barWidth - full)}] ${String(Math.round(ratio * 100)).padStart(3)}%`
         : "";
     const amount = total > 0 ? `${bytes(done)} of ${bytes(total)}` : bytes(done);
-    process.stderr.write(`\r\u001b[K${this.#title} ${bar} ${amount} ${step}`);
+    process.stderr.write(`\r\u001b[K${clean(`${this.#title} ${bar} ${amount} ${step}`)}`);
   }
 
   end(): void {

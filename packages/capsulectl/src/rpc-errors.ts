@@ -36,5 +36,9 @@ export function toCliError(error: unknown, host: string): Error {
   if (error.code === Code.Unavailable && error.findDetails(ErrorInfoSchema).length === 0) {
     return new CliError(`${host} cannot be reached: ${error.rawMessage}`, exitCode.failed, { cause: error });
   }
+  if (error.code === Code.DeadlineExceeded && error.findDetails(ErrorInfoSchema).length === 0) {
+    const message = `${host} did not answer in time. What was asked of it may still be done.`;
+    return new CliError(message, exitCode.timedOut, { cause: error });
+  }
   return new CliError(error.rawMessage, codes[error.code] ?? exitCode.failed, { cause: error });
 }

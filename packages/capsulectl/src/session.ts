@@ -1,4 +1,5 @@
 /** What a command works with: the capsule that was chosen, connected when it is first needed. */
+import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
 import type { Client } from "@connectrpc/connect";
 import { type Context, parseHost, readConfig, readKey } from "./config.ts";
@@ -14,6 +15,9 @@ export interface Capsule {
   readonly workloads: Client<typeof WorkloadService>;
   readonly images: Client<typeof ImageService>;
 }
+
+/** Well below what the capsule tolerates. */
+const toleratedSkewMs = 4_000;
 
 const skewed: ReadonlySet<string | undefined> = new Set(["TOKEN_EXPIRED", "TOKEN_NOT_YET_VALID"]);
 
@@ -67,6 +71,13 @@ export async function withCapsule<T>(chosen: string | undefined, work: (capsule:
   } catch (error) {
     throw toCliError(error, host);
   }
+}
+
+/** Makes tokens fit the capsule's clock, before a call that could not be made twice. */
+export async function followClock(identity: Capsule["identity"]): Promise<void> {
+  const { time } = await identity.getIdentity({});
+  if (time !== undefined && Math.abs(timestampDate(time).getTime() - Date.now()) > toleratedSkewMs)
+    useCapsuleTime(timestampDate(time));
 }
 
 export function capsuleOf(name: string, connection: Connection): Capsule {

@@ -17,7 +17,9 @@ export async function waitUntilUp(capsule: Capsule, awaited: readonly Awaited[],
   const missing = new Map(awaited.map((one) => [one.name, one]));
   const messages = new Map<string, string>();
   const ended = new Set<string>();
-  await watch(capsule, [...missing.keys()], timeoutMs, (workload, gone) => {
+  await watch(capsule, [...missing.keys()], timeoutMs, (workload, gone, synced) => {
+    const absent = synced === undefined ? undefined : [...missing.keys()].find((name) => !synced.has(name));
+    if (absent !== undefined) throw new CliError(`${absent} was deleted`);
     const name = workload?.spec?.name ?? gone ?? "";
     const one = missing.get(name);
     if (one === undefined) return missing.size === 0;
@@ -50,11 +52,10 @@ export async function waitUntilStopped(capsule: Capsule, name: string, timeoutMs
 
 export async function waitUntilGone(capsule: Capsule, names: readonly string[], timeoutMs: number): Promise<void> {
   const missing = new Set(names);
-  await watch(capsule, names, timeoutMs, (workload, gone, synced) => {
+  await watch(capsule, names, timeoutMs, (_, gone, synced) => {
     if (gone !== undefined) missing.delete(gone);
     // One that is not in the first list is gone already.
     if (synced !== undefined) for (const name of missing) if (!synced.has(name)) missing.delete(name);
-    void workload;
     return missing.size === 0;
   });
 }

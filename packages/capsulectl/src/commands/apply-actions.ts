@@ -1,14 +1,12 @@
 import { type ApplyResponse, ApplyResponseSchema, type ApplyResult, ApplyResult_Action } from "@capsule/api";
-import { durationOption } from "../duration.ts";
+import { defaultWaitMs, waitOption } from "../duration.ts";
 import type { Globals } from "../globals.ts";
 import { loadManifests } from "../manifest/load.ts";
 import { type Document, placeViolations } from "../manifest/parse.ts";
-import { note, printMessage, say } from "../output.ts";
+import { note, printDone, printMessage, say } from "../output.ts";
 import { violationsOf } from "../rpc-errors.ts";
 import { type Capsule, withCapsule } from "../session.ts";
 import { waitUntilGone, waitUntilUp } from "../wait.ts";
-
-const defaultWaitMs = 5 * 60_000;
 
 const words: Record<ApplyResult_Action, string> = {
   [ApplyResult_Action.UNSPECIFIED]: "",
@@ -21,9 +19,8 @@ export async function apply(
   { capsule: chosen, format }: Globals,
   options: { file: string[]; wait?: string | true; dryRun?: boolean },
 ): Promise<void> {
+  const waitMs = waitOption(options.wait);
   const documents = await loadManifests(options.file);
-  const waitMs =
-    options.wait === undefined ? undefined : options.wait === true ? defaultWaitMs : durationOption(options.wait);
   await withCapsule(chosen, async (capsule) => {
     const response = await send(capsule, documents, options.dryRun === true);
     if (format === "json" || format === "yaml") await printMessage(format, ApplyResponseSchema, response);
@@ -49,7 +46,7 @@ export async function diff({ capsule: chosen, format }: Globals, { file }: { fil
 }
 
 export async function deleteFiles(
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   options: { file: string[]; wait: boolean },
 ): Promise<void> {
   const documents = await loadManifests(options.file);
@@ -59,10 +56,13 @@ export async function deleteFiles(
       .filter(({ kind, name }) => kind === "workload" && present.has(name))
       .map(({ name }) => name);
     for (const { kind, name } of documents) if (!names.includes(name)) note(`${kind}/${name} is not there`);
-    if (names.length === 0) return;
-    await capsule.workloads.deleteWorkloads({ names });
+    if (names.length > 0) await capsule.workloads.deleteWorkloads({ names });
     if (options.wait) await waitUntilGone(capsule, names, defaultWaitMs);
-    for (const name of names) say(`workload/${name} deleted`);
+    const action = options.wait ? "deleted" : "is being deleted";
+    await printDone(
+      format,
+      names.map((name) => ({ kind: "workload", name, action })),
+    );
   });
 }
 

@@ -1,10 +1,10 @@
 import { createInterface } from "node:readline/promises";
 import { create, toJson } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
-import { type Filesystem, GetInfoResponseSchema, SystemStatsResponseSchema } from "@capsule/api";
+import { type Filesystem, GetInfoResponseSchema, SystemLogLineSchema, SystemStatsResponseSchema } from "@capsule/api";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { bytes, note, print, printMessage, say, span } from "../output.ts";
+import { bytes, clean, note, print, printDone, printJson, printMessage, say, sayJson, span } from "../output.ts";
 import { withCapsule } from "../session.ts";
 import { type LogsOptions, sinceOf, tailOf, write } from "./logs-actions.ts";
 
@@ -47,13 +47,22 @@ export async function info({ capsule: chosen, format }: Globals): Promise<void> 
   });
 }
 
-export async function logs({ capsule: chosen }: Globals, services: string[], options: LogsOptions): Promise<void> {
+/** Texts of workloads may be in these logs: they are shown with nothing that a terminal obeys. */
+export async function logs(
+  { capsule: chosen, format }: Globals,
+  services: string[],
+  options: LogsOptions,
+): Promise<void> {
   const request = { services, follow: options.follow === true, ...tailOf(options.tail), ...sinceOf(options.since) };
   await withCapsule(chosen, async ({ capsule }) => {
     for await (const { lines } of capsule.systemLogs(request)) {
+      if (format === "json") {
+        for (const line of lines) sayJson(toJson(SystemLogLineSchema, line));
+        continue;
+      }
       const text = lines.map(
         ({ time, service, text: line }) =>
-          `${time === undefined ? "" : timestampDate(time).toISOString()} ${service}: ${line}\n`,
+          `${time === undefined ? "" : timestampDate(time).toISOString()} ${service}: ${clean(line)}\n`,
       );
       await write(process.stdout, Buffer.from(text.join("")));
     }
@@ -68,7 +77,7 @@ export async function stats(
     let samples = 0;
     for await (const answer of capsule.systemStats({ interval: durationFromMs(follow ? 2_000 : 1_000) })) {
       if (samples++ === 0) continue;
-      if (format === "json" && follow) say(JSON.stringify(toJson(SystemStatsResponseSchema, answer)));
+      if (format === "json" && follow) sayJson(toJson(SystemStatsResponseSchema, answer));
       else {
         await print(
           format,
@@ -94,22 +103,22 @@ export async function stats(
   });
 }
 
-export async function hostname({ capsule: chosen }: Globals, name: string): Promise<void> {
+export async function hostname({ capsule: chosen, format }: Globals, name: string): Promise<void> {
   await withCapsule(chosen, async ({ capsule }) => {
     await capsule.setHostname({ hostname: name });
-    say(`The host name is "${name}".`);
+    await printDone(format, [{ kind: "hostname", name, action: "set" }]);
   });
 }
 
 export async function goDown(
   verb: "reboot" | "shutdown",
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   { yes = false }: { yes?: boolean },
 ): Promise<void> {
   await withCapsule(chosen, async ({ capsule, name }) => {
     if (!yes) await confirm(verb, name);
     await (verb === "reboot" ? capsule.reboot({}) : capsule.shutdown({}));
-    say(`${name}: ${verb} is under way`);
+    await printDone(format, [{ kind: "capsule", name, action: `${verb} is under way` }]);
   });
 }
 
@@ -121,16 +130,20 @@ async function confirm(verb: string, name: string): Promise<void> {
   if (!/^y(es)?$/i.test(answer.trim())) throw new CliError("Nothing was done.");
 }
 
-export async function version({ capsule: chosen }: Globals): Promise<void> {
-  say(`capsulectl ${process.env["CAPSULE_VERSION"] ?? "0.1.0"}, node ${process.versions.node}`);
+export async function version({ capsule: chosen, format }: Globals): Promise<void> {
+  const client = { version: process.env["CAPSULE_VERSION"] ?? "0.1.0", node: process.versions.node };
+  const structured = format === "json" || format === "yaml";
+  if (!structured) say(`capsulectl ${client.version}, node ${client.node}`);
+  let capsule: { name: string; version: string } | undefined;
   try {
     await withCapsule(chosen, async ({ identity, name }) => {
-      const answer = await identity.getIdentity({});
-      say(`${name} ${answer.version}`);
+      capsule = { name, version: (await identity.getIdentity({})).version };
+      if (!structured) say(`${capsule.name} ${capsule.version}`);
     });
   } catch (error) {
     note(error instanceof Error ? error.message : String(error));
   }
+  if (structured) await printJson(format, { client, ...(capsule === undefined ? {} : { capsule }) });
 }
 
 function diskText({ mountPath, usedBytes, sizeBytes }: Filesystem): string {

@@ -2,7 +2,7 @@ import { hostname, userInfo } from "node:os";
 import { createInterface } from "node:readline/promises";
 import { durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
 import { IdentityService, Role } from "@capsule/api";
-import { ensureKey, parseHost, readConfig, writeConfig } from "../config.ts";
+import { ensureKey, parseHost, readConfig, updateConfig } from "../config.ts";
 import { connect, useCapsuleTime } from "../connection.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
@@ -51,9 +51,12 @@ export async function adopt(
       const me = await identity.whoAmI({});
       note(`Your key is enrolled as "${me.key?.name}" with the role ${(Role[me.key?.role ?? 0] ?? "").toLowerCase()}.`);
     }
-    const name = options.name ?? known?.[0] ?? freeName(capsuleName, Object.keys(config.contexts));
-    const contexts = { ...config.contexts, [name]: { host, capsuleId, fingerprint: connection.fingerprint } };
-    writeConfig({ current: name, contexts });
+    let name = "";
+    await updateConfig(({ contexts }) => {
+      name = options.name ?? known?.[0] ?? freeName(capsuleName, Object.keys(contexts));
+      const context = { host, capsuleId, fingerprint: connection.fingerprint };
+      return { current: name, contexts: { ...contexts, [name]: context } };
+    });
     say(`Adopted ${shortId} at ${host} as "${name}", which is the current context now.`);
   } catch (error) {
     throw toCliError(error, host);
@@ -95,17 +98,19 @@ export async function listContexts({ format }: Globals): Promise<void> {
 }
 
 export async function useContext(name: string): Promise<void> {
-  const config = await readConfig();
-  if (config.contexts[name] === undefined) throw noContext(name);
-  writeConfig({ ...config, current: name });
+  await updateConfig((config) => {
+    if (config.contexts[name] === undefined) throw noContext(name);
+    return { ...config, current: name };
+  });
   say(`"${name}" is the current context.`);
 }
 
 export async function removeContext(name: string): Promise<void> {
-  const { current, contexts } = await readConfig();
-  if (contexts[name] === undefined) throw noContext(name);
-  const { [name]: _, ...others } = contexts;
-  writeConfig({ current: current === name ? Object.keys(others)[0] : current, contexts: others });
+  await updateConfig(({ current, contexts }) => {
+    if (contexts[name] === undefined) throw noContext(name);
+    const { [name]: _, ...others } = contexts;
+    return { current: current === name ? Object.keys(others)[0] : current, contexts: others };
+  });
   say(`Context "${name}" is removed.`);
 }
 

@@ -4,18 +4,20 @@ import { create } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import {
   type Image,
+  ImageSchema,
   ListImagesResponseSchema,
   ListRegistriesResponseSchema,
   PruneImagesResponseSchema,
   type PushImageRequest,
   PushImageRequestSchema,
+  PushImageResponseSchema,
 } from "@capsule/api";
 import { durationOption } from "../duration.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { age, bytes, type Column, print, printMessage, say } from "../output.ts";
+import { age, bytes, type Column, type Done, print, printDone, printMessage, say } from "../output.ts";
 import { Progress } from "../progress.ts";
-import { withCapsule } from "../session.ts";
+import { followClock, withCapsule } from "../session.ts";
 
 const chunkBytes = 512 * 1024;
 
@@ -36,7 +38,7 @@ export async function list({ capsule: chosen, format }: Globals): Promise<void> 
 }
 
 export async function push(
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   file: string,
   { name = "" }: { name?: string },
 ): Promise<void> {
@@ -48,10 +50,13 @@ export async function push(
   }
   const progress = new Progress(file === "-" ? "stdin" : file);
   try {
-    await withCapsule(chosen, async ({ images }) => {
-      const { images: added } = await images.pushImage(requests(file, name, total, progress));
+    await withCapsule(chosen, async ({ images, identity }) => {
+      // Standard input is read once: a call that is refused for a wrong clock could not be made again.
+      if (file === "-") await followClock(identity);
+      const response = await images.pushImage(requests(file, name, total, progress));
       progress.end();
-      for (const image of added) say(`${image.names.join(", ")} ${image.digest} (${bytes(image.sizeBytes)})`);
+      if (format === "json" || format === "yaml") return await printMessage(format, PushImageResponseSchema, response);
+      for (const image of response.images) say(lineOf(image));
     });
   } finally {
     progress.end();
@@ -75,8 +80,12 @@ async function* requests(
   progress.update(sent, total, "unpacking");
 }
 
+function lineOf({ names, digest, sizeBytes }: Image): string {
+  return `${names.join(", ")} ${digest} (${bytes(sizeBytes)})`;
+}
+
 export async function pull(
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   reference: string,
   { username }: { username?: string },
 ): Promise<void> {
@@ -90,7 +99,8 @@ export async function pull(
           progress.update(Number(update.value.doneBytes), Number(update.value.totalBytes), update.value.step);
         } else if (update.case === "image") {
           progress.end();
-          say(`${update.value.names.join(", ")} ${update.value.digest} (${bytes(update.value.sizeBytes)})`);
+          if (format === "json" || format === "yaml") await printMessage(format, ImageSchema, update.value);
+          else say(lineOf(update.value));
         }
       }
     });
@@ -99,11 +109,17 @@ export async function pull(
   }
 }
 
-export async function remove({ capsule: chosen }: Globals, references: string[]): Promise<void> {
+export async function remove({ capsule: chosen, format }: Globals, references: string[]): Promise<void> {
   await withCapsule(chosen, async ({ images }) => {
-    for (const reference of references) {
-      await images.removeImage({ reference });
-      say(`${reference} removed`);
+    const done: Done[] = [];
+    try {
+      for (const name of references) {
+        await images.removeImage({ reference: name });
+        done.push({ kind: "image", name, action: "removed" });
+      }
+    } finally {
+      // Also what was removed before one that could not be.
+      await printDone(format, done);
     }
   });
 }
@@ -143,7 +159,7 @@ export async function listRegistries({ capsule: chosen, format }: Globals): Prom
 }
 
 export async function setRegistry(
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   host: string,
   options: { username?: string; passwordStdin?: boolean; mirror?: string[]; plainHttp?: boolean; ca?: string },
 ): Promise<void> {
@@ -164,13 +180,13 @@ export async function setRegistry(
   };
   await withCapsule(chosen, async ({ images }) => {
     await images.setRegistry({ registry, ...password });
-    say(`registry/${host} set`);
+    await printDone(format, [{ kind: "registry", name: host, action: "set" }]);
   });
 }
 
-export async function removeRegistry({ capsule: chosen }: Globals, host: string): Promise<void> {
+export async function removeRegistry({ capsule: chosen, format }: Globals, host: string): Promise<void> {
   await withCapsule(chosen, async ({ images }) => {
     await images.removeRegistry({ host });
-    say(`registry/${host} removed`);
+    await printDone(format, [{ kind: "registry", name: host, action: "removed" }]);
   });
 }

@@ -4,7 +4,7 @@ import { keyId, rawPublicKey } from "@capsule/api/key.ts";
 import { ensureKey } from "../config.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { age, note, print, say } from "../output.ts";
+import { age, note, print, printDone, say } from "../output.ts";
 import { withCapsule } from "../session.ts";
 
 const roles: Readonly<Record<string, Role>> = { viewer: Role.VIEWER, operator: Role.OPERATOR, admin: Role.ADMIN };
@@ -26,7 +26,7 @@ export async function list({ capsule: chosen, format }: Globals): Promise<void> 
 }
 
 export async function add(
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   name: string,
   publicKey: string,
   roleName: string,
@@ -42,14 +42,14 @@ export async function add(
   }
   await withCapsule(chosen, async ({ identity }) => {
     const { key } = await identity.addKey({ name, role, publicKey: Buffer.from(publicKey, "base64url") });
-    say(`key/${name} (${key?.id}) enrolled as ${roleName.toLowerCase()}`);
+    await printDone(format, [{ kind: "key", name, action: `enrolled as ${roleName.toLowerCase()}, id ${key?.id}` }]);
   });
 }
 
-export async function remove({ capsule: chosen }: Globals, key: string): Promise<void> {
+export async function remove({ capsule: chosen, format }: Globals, key: string): Promise<void> {
   await withCapsule(chosen, async ({ identity }) => {
     await identity.removeKey({ key });
-    say(`key/${key} removed`);
+    await printDone(format, [{ kind: "key", name: key, action: "removed" }]);
   });
 }
 

@@ -13,14 +13,23 @@ import {
   WorkloadSpecSchema,
   type WorkloadStats,
 } from "@capsule/api";
-import { durationOption } from "../duration.ts";
+import { defaultWaitMs, waitOption } from "../duration.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { age, bytes, type Column, print, printMessage, printTable, say } from "../output.ts";
+import {
+  age,
+  bytes,
+  type Column,
+  print,
+  printDone,
+  printJson,
+  printMessage,
+  printTable,
+  say,
+  sayJson,
+} from "../output.ts";
 import { withCapsule } from "../session.ts";
 import { waitUntilGone, waitUntilStopped, waitUntilUp } from "../wait.ts";
-
-const defaultWaitMs = 5 * 60_000;
 
 const columns: Column<Workload>[] = [
   { title: "NAME", value: ({ spec }) => spec?.name ?? "" },
@@ -48,9 +57,9 @@ export async function list(
       return await print(format, ListWorkloadsResponseSchema, response, response.workloads, columns);
     }
     for await (const { change } of workloads.watchWorkloads(request)) {
-      if (change.case === "deleted") say(`${change.value}: deleted`);
-      else if (change.case === "workload" && format === "json")
-        say(JSON.stringify(toJson(WorkloadSchema, change.value)));
+      if (change.case === "deleted" && format === "json") sayJson({ deleted: change.value });
+      else if (change.case === "deleted") say(`${change.value}: deleted`);
+      else if (change.case === "workload" && format === "json") sayJson(toJson(WorkloadSchema, change.value));
       else if (change.case === "workload") {
         const { spec, status } = change.value;
         say(`${spec?.name}: ${Phase[status?.phase ?? 0]} ${status?.message}`);
@@ -66,12 +75,16 @@ export async function get({ capsule: chosen, format }: Globals, name: string): P
   });
 }
 
-export async function describe({ capsule: chosen }: Globals, name: string): Promise<void> {
+export async function describe({ capsule: chosen, format }: Globals, name: string): Promise<void> {
   await withCapsule(chosen, async ({ workloads }) => {
     const { workload } = await workloads.getWorkload({ name });
     if (workload === undefined) return;
     const events: Event[] = [];
     for await (const response of workloads.events({ name, limit: 20 })) events.push(...response.events);
+    if (format === "json" || format === "yaml") {
+      const json = toJson(EventsResponseSchema, create(EventsResponseSchema, { events })) as { events?: unknown };
+      return await printJson(format, { workload: toJson(WorkloadSchema, workload), events: json.events ?? [] });
+    }
     const { spec, status, uid, generation, createdAt, desired } = workload;
     const exit = status?.lastExit;
     const facts: [string, string | undefined][] = [
@@ -101,33 +114,41 @@ export async function describe({ capsule: chosen }: Globals, name: string): Prom
   });
 }
 
-export async function remove({ capsule: chosen }: Globals, names: string[], options: { wait: boolean }): Promise<void> {
+export async function remove(
+  { capsule: chosen, format }: Globals,
+  names: string[],
+  options: { wait: boolean },
+): Promise<void> {
   await withCapsule(chosen, async (capsule) => {
     await capsule.workloads.deleteWorkloads({ names });
     if (options.wait) await waitUntilGone(capsule, names, defaultWaitMs);
-    for (const name of names) say(`workload/${name} ${options.wait ? "deleted" : "is being deleted"}`);
+    const action = options.wait ? "deleted" : "is being deleted";
+    await printDone(
+      format,
+      names.map((name) => ({ kind: "workload", name, action })),
+    );
   });
 }
 
 export async function lifecycle(
   verb: "start" | "stop" | "restart",
-  { capsule: chosen }: Globals,
+  { capsule: chosen, format }: Globals,
   name: string,
   options: { wait?: string | true },
 ): Promise<void> {
-  const waitMs =
-    options.wait === undefined ? undefined : options.wait === true ? defaultWaitMs : durationOption(options.wait);
+  const waitMs = waitOption(options.wait);
   await withCapsule(chosen, async (capsule) => {
     const call = { start: "startWorkload", stop: "stopWorkload", restart: "restartWorkload" } as const;
     const before = (await capsule.workloads.getWorkload({ name })).workload;
     const { workload } = await capsule.workloads[call[verb]]({ name });
-    if (waitMs === undefined) return say(`workload/${name}: ${verb} is asked for`);
+    const done = (action: string) => printDone(format, [{ kind: "workload", name, action }]);
+    if (waitMs === undefined) return await done(`${verb} is asked for`);
     if (verb === "stop") await waitUntilStopped(capsule, name, waitMs);
     else {
       if (verb === "restart") await waitUntilChanged(capsule, name, before?.status?.pid ?? 0, waitMs);
       await waitUntilUp(capsule, [{ name, generation: workload?.generation ?? 0n }], waitMs);
     }
-    say(`workload/${name} ${verb === "stop" ? "stopped" : "runs"}`);
+    await done(verb === "stop" ? "stopped" : "runs");
   });
 }
 
@@ -171,7 +192,7 @@ export async function events(
     const all: Event[] = [];
     for await (const response of workloads.events({ name: name ?? "", follow, limit })) {
       if (!follow) all.push(...response.events);
-      else if (format === "json") say(JSON.stringify(toJson(EventsResponseSchema, response)));
+      else if (format === "json") sayJson(toJson(EventsResponseSchema, response));
       else
         for (const event of response.events)
           say(`${timeText(event)} ${event.objectName} ${event.reason}: ${event.message}`);
@@ -213,7 +234,7 @@ export async function stats(
     const interval = durationFromMs(options.follow === true ? 2_000 : 1_000);
     for await (const response of workloads.stats({ names, interval })) {
       if (samples++ === 0) continue;
-      if (format === "json" && options.follow === true) say(JSON.stringify(toJson(StatsResponseSchema, response)));
+      if (format === "json" && options.follow === true) sayJson(toJson(StatsResponseSchema, response));
       else await print(format, StatsResponseSchema, response, response.workloads, statsColumns);
       if (options.follow !== true) return;
     }

@@ -2,8 +2,9 @@
 import { create, fromJson } from "@bufbuild/protobuf";
 import { type Resource, ResourceSchema, VolumeSpecSchema, WorkloadSpecSchema } from "@capsule/api";
 import { isMap, isScalar, LineCounter, type Node, parseAllDocuments, type YAMLMap } from "yaml";
+import { boundsOf, maxNodes } from "./bounds.ts";
 import { convertMessage, entriesOf, type Json, type Offsets, offsetOf, type Scope } from "./convert.ts";
-import { ManifestError, Place, type Problem } from "./problems.ts";
+import { ManifestError, Place, type Problem, positionOf } from "./problems.ts";
 import { nearest } from "./suggest.ts";
 
 /** A resource and where its fields are. */
@@ -17,13 +18,18 @@ export interface Document {
 }
 
 const kinds = ["Container", "MicroVM", "Volume"] as const;
-const maxFileBytes = 8 * 1024 * 1024;
 
 /** Throws ManifestError with every fault of every file. */
 export function parseManifests(files: readonly { readonly name: string; readonly text: string }[]): Document[] {
   const problems: Problem[] = [];
   const documents: Document[] = [];
-  for (const { name, text } of files) documents.push(...parseFile(name, text, problems));
+  let nodesLeft = maxNodes;
+  for (const { name, text } of files) {
+    const { nodes, fault } = boundsOf(text, nodesLeft);
+    nodesLeft -= nodes;
+    if (fault === undefined) documents.push(...parseFile(name, text, problems));
+    else problems.push({ file: name, ...positionOf(text, fault.offset), message: fault.message });
+  }
   const seen = new Map<string, Document>();
   for (const document of documents) {
     const key = `${document.kind}/${document.name}`;
@@ -41,10 +47,6 @@ export function parseManifests(files: readonly { readonly name: string; readonly
 function parseFile(file: string, text: string, problems: Problem[]): Document[] {
   const lines = new LineCounter();
   const place = new Place(file, lines, problems);
-  if (text.length > maxFileBytes) {
-    problems.push({ file, line: 1, column: 1, message: "a manifest has at most 8 MiB" });
-    return [];
-  }
   // Aliases stay unresolved and are refused where they stand: a few of them could make a file of any size.
   // Integers as bigint, so that none loses digits on the way.
   const parsed = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: true, intAsBigInt: true, version: "1.2" });

@@ -20,6 +20,12 @@ export class ManifestError extends CliError {
   }
 }
 
+/** For a text that has no LineCounter because it was not parsed. */
+export function positionOf(text: string, offset: number): { line: number; column: number } {
+  const before = text.slice(0, offset).split("\n");
+  return { line: before.length, column: (before.at(-1)?.length ?? 0) + 1 };
+}
+
 /** Where things are in a file, and what is wrong there. */
 export class Place {
   readonly file: string;
