@@ -4,6 +4,7 @@ import { execFileSync } from "node:child_process";
 import {
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   rmSync,
@@ -47,6 +48,8 @@ describe("apply", () => {
     await applied(sleeper("web"));
     const first = await capsule.workload("web");
     assert.match((await capsule.apply(sleeper("web"))).stdout, /web unchanged/);
+    assert.equal((await capsule.apply(sleeper("not-sent"), "--wait=100d")).code, 2);
+    assert.equal((await capsule.try(["workload", "get", "not-sent"])).code, 3);
     assert.match((await capsule.apply(sleeper("web", "  networkMode: BRIDGE"))).stdout, /web unchanged/);
     assert.equal((await capsule.workload("web")).status.pid, first.status.pid);
     const changed = sleeper("web", "  env: [{name: A, value: b}]");
@@ -238,9 +241,35 @@ describe("inside", () => {
     assert.equal((await capsule.try(["cp", join(files, "nothing"), "bare:/"])).code, 3);
   });
 
+  test("cp out of a hostile workload changes nothing outside of its destination", async () => {
+    await applied(sleeper("evil", "  capabilities: {add: [MKNOD]}"));
+    const inside = async (text: string): Promise<void> => {
+      assert.deepEqual(await exec(["evil", "--", "sh", "-ec", text]), { code: 0, stdout: "", stderr: "" });
+    };
+    const [loot, outside] = [join(files, "loot"), join(files, "outside")];
+    mkdirSync(loot);
+    mkdirSync(outside);
+    await inside(`mkdir /a; ln -s ${outside} /a/data; cp /bin/busybox /a/su; chmod 6755 /a/su`);
+    await capsule.ctl(["cp", "evil:/a/.", loot]);
+    assert.equal(statSync(join(loot, "su")).mode & 0o7777, 0o755, "no set-id bit");
+    assert.equal(readlinkSync(join(loot, "data")), outside);
+    await inside("rm /a/data /a/su; mkdir /a/data; echo x > /a/data/planted; echo x > /a/first");
+    const second = await capsule.try(["cp", "evil:/a/.", loot]);
+    assert.equal(second.code, 5);
+    assert.match(second.stderr, /loot\/data is a link/);
+    assert.deepEqual([readdirSync(outside), readdirSync(loot).sort()], [[], ["data", "su"]]);
+    await inside("mkdir /b; mknod /b/disk b 8 0; echo x > /b/file");
+    const device = await capsule.try(["cp", "evil:/b", loot]);
+    assert.match(device.stderr, /b\/disk is a device node/);
+    assert.deepEqual(readdirSync(loot).sort(), ["data", "su"], "nothing, also no directory of before");
+  });
+
   test("stats and describe", async () => {
     assert.match(await capsule.ctl(["workload", "stats", "in"]), /in +0\.\d%/);
     assert.match(await capsule.ctl(["workload", "describe", "in"]), /Phase: +RUNNING/);
+    const described = JSON.parse(await capsule.ctl(["workload", "describe", "in", "-o", "json"]));
+    assert.equal(described.workload.spec.name, "in");
+    assert.ok(described.events.length > 0);
   });
 });
 

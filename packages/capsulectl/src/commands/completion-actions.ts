@@ -52,9 +52,9 @@ async function candidates(
   for (let i = 0; i < before.length; i++) {
     const word = before[i] ?? "";
     if (word === "--capsule") capsule = before[++i] ?? capsule;
-    else if (word === "-o" || word === "--output") i++;
-    else if (word.startsWith("-")) continue;
-    else {
+    else if (word.startsWith("-")) {
+      if (takesValue(program, command, word)) i++;
+    } else {
       const sub = command.commands.find((one) => one.name() === word || one.aliases().includes(word));
       if (sub !== undefined && rest.length === 0) command = sub;
       else rest.push(word);
@@ -63,6 +63,8 @@ async function candidates(
   const previous = before.at(-1);
   if (previous === "-o" || previous === "--output") return ["table", "wide", "json", "yaml"];
   if (previous === "--capsule") return Object.keys((await readConfig()).contexts);
+  // A file, a number: nothing that the capsule knows.
+  if (previous !== undefined && takesValue(program, command, previous)) return [];
   if (last.startsWith("-")) {
     return [...command.options, ...program.options].flatMap(({ long, short }) =>
       [long, short].filter((one) => one !== undefined),
@@ -71,6 +73,12 @@ async function candidates(
   const subs = command.commands.filter((one) => !one.name().startsWith("__")).map((one) => one.name());
   if (subs.length > 0) return subs;
   return await names({ ...globals, capsule }, command, rest.length);
+}
+
+/** Whether the word after this option is its value. */
+function takesValue(program: Command, command: Command, word: string): boolean {
+  const option = [...command.options, ...program.options].find(({ short, long }) => word === short || word === long);
+  return option?.required === true;
 }
 
 /** Names for the argument at this place; nothing when the capsule does not answer. */
@@ -82,6 +90,8 @@ async function names({ capsule: chosen }: Globals, command: Command, position: n
   if (command.name() === "completion") return Object.keys(scripts);
   try {
     return await withCapsule(chosen, async ({ workloads, images, identity }) => {
+      if (command.name() === "cp")
+        return (await workloads.listWorkloads({})).workloads.map(({ spec }) => `${spec?.name ?? ""}:/`);
       if (group === "workload")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? "");
       if (group === "image" && command.name() === "remove")
