@@ -28,8 +28,8 @@ export async function statPath(pid: number, path: string): Promise<PathStat | un
 /** Tar stream of a path; destroyed with a CapsuleError when packing fails. */
 export function copyOut(pid: number, path: string, signal: AbortSignal): Readable {
   const child = start(["pack", ...rootOf(pid), path], "ignore", signal);
-  // Large enough that the packer and the sender work at once.
-  const out = new PassThrough({ highWaterMark: 1024 * 1024 });
+  // A queue of chunks of 64 KiB: packer and sender work at once, and nothing is joined to ever new large buffers.
+  const out = new PassThrough({ readableObjectMode: true, readableHighWaterMark: 16 });
   const errors = text(child.stderr);
   pipeline(child.stdout, out, { end: false }).catch((error: Error) => out.destroy(error));
   void Promise.all([exitOf(child), errors]).then(
