@@ -43,7 +43,7 @@ async function serve(mode: string, portFile: string, dir: string): Promise<void>
     publicKey: rawPublicKey(publicKey),
     createdAt: new Date(),
   });
-  const boot = readBoot(join(dir, "auth"), new Date());
+  const boot = readBoot(join(dir, "auth"));
   const replay = new ReplayCache({ dir: join(dir, "auth"), lifetimeS: 70 }, new Date());
   const GateOf = mode === "open" ? OpenGate : Gate;
   const gate = new GateOf({ store, capsuleId: identity.capsuleId, boot, replay });

@@ -41,7 +41,7 @@ process.on("unhandledRejection", (error) => {
 await mkdir("/perm/capsule", { recursive: true });
 await mkdir(workloadsDir, { recursive: true });
 const store = new Store("/perm/state.db");
-const boot = readBoot(authDir, new Date());
+const boot = readBoot(authDir);
 const identity = await loadIdentity(store, "/perm/tls");
 await applyHostname();
 if (boot.isFirst) await resetKeysIfAsked(store, "/perm/capsule/reset-keys", new Date(), log);

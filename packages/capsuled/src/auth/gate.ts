@@ -6,7 +6,7 @@ import { thumbprint } from "@capsule/api/token.ts";
 import { CapsuleError, type ErrorKind } from "../errors.ts";
 import type { KeyRecord } from "../store/keys.ts";
 import type { Store } from "../store/store.ts";
-import { type Boot, claimSecondsLeft } from "./boot.ts";
+import { type Boot, bootTimeS, claimSecondsLeft, uptimeS } from "./boot.ts";
 import { decide, type Refusal } from "./decide.ts";
 import type { ReplayCache } from "./replay.ts";
 import { readToken } from "./token.ts";
@@ -33,6 +33,7 @@ export class Gate {
   readonly #boot: Boot;
   readonly #replay: ReplayCache;
   readonly #now: () => Date;
+  readonly #uptimeS: () => number;
   /** All enrolled keys by id; read again when they change. */
   #keys = new Map<string, KeyRecord>();
   readonly #ends = new Map<string, AbortController>();
@@ -43,12 +44,14 @@ export class Gate {
     readonly boot: Boot;
     readonly replay: ReplayCache;
     readonly now?: () => Date;
+    readonly uptimeS?: () => number;
   }) {
     this.#store = options.store;
     this.#capsuleId = options.capsuleId;
     this.#boot = options.boot;
     this.#replay = options.replay;
     this.#now = options.now ?? (() => new Date());
+    this.#uptimeS = options.uptimeS ?? uptimeS;
     this.#readKeys();
     options.store.changes.subscribe((change) => {
       if (change.kind === "keys") this.#readKeys();
@@ -60,15 +63,16 @@ export class Gate {
     const now = this.#now();
     const key = certificate === undefined ? undefined : this.#keys.get(certificate.keyId);
     const token = certificate === undefined ? "missing" : readToken(authorization, certificate.key);
+    const uptime = this.#uptimeS();
     const refusal = decide({
       access,
       certificate,
       token,
       role: key?.role,
       anyKeys: this.#keys.size > 0,
-      claimWindowOpen: claimSecondsLeft(this.#boot) > 0,
+      claimWindowOpen: claimSecondsLeft(this.#boot, uptime) > 0,
       capsuleId: this.#capsuleId,
-      bootS: this.#boot.startedS,
+      bootS: bootTimeS(this.#boot, now, uptime),
       nowS: now.getTime() / 1000,
     });
     if (refusal !== undefined) throw refused(refusal, now, key?.role);

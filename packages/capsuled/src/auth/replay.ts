@@ -1,7 +1,8 @@
 /**
  * Remembers the tokens that were used, so that each serves once. Bounded: when it is full, calls are refused rather than
  * tokens forgotten. Every use is also appended to a file in /run before it counts, so that a killed capsuled knows them
- * when it is back. Two generations; one is forgotten when none of its tokens can be valid any more.
+ * when it is back. Two generations; one is forgotten when none of its tokens can be valid any more. Files of later ones,
+ * which a clock that ran ahead has left, stay until the clock is past them.
  */
 import { closeSync, mkdirSync, openSync, readdirSync, readFileSync, unlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
@@ -30,12 +31,7 @@ export class ReplayCache {
     const { dir } = options;
     if (dir === undefined) return;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
-    for (const [offset, set] of [
-      [0, this.#current],
-      [1, this.#previous],
-    ] as const) {
-      for (const id of readIds(join(dir, fileName(this.#generation - offset)))) set.add(id);
-    }
+    this.#previous = readIds(join(dir, fileName(this.#generation - 1)));
     this.#openFile();
   }
 
@@ -67,10 +63,14 @@ export class ReplayCache {
     const { dir } = this.#options;
     if (dir === undefined) return;
     if (this.#file !== undefined) closeSync(this.#file);
+    // A clock that was set back comes to the same times again: what was used then is known, and so is what was used a
+    // moment later, which the tolerance for clocks may already take.
+    for (const generation of [this.#generation, this.#generation + 1])
+      for (const id of readIds(join(dir, fileName(generation)))) this.#current.add(id);
     this.#file = openSync(join(dir, fileName(this.#generation)), "a", 0o600);
-    const kept = [fileName(this.#generation), fileName(this.#generation - 1)];
     for (const name of readdirSync(dir)) {
-      if (name.startsWith("used-") && !kept.includes(name)) unlinkSync(join(dir, name));
+      const generation = Number(/^used-([0-9]+)$/.exec(name)?.[1] ?? Number.NaN);
+      if (generation < this.#generation - 1) unlinkSync(join(dir, name));
     }
   }
 }
@@ -80,12 +80,15 @@ function fileName(generation: number): string {
 }
 
 /** A line that was cut by a kill is the use of a token whose call was never answered. */
-function readIds(path: string): string[] {
+function readIds(path: string): Set<string> {
   try {
-    return readFileSync(path, "utf8")
-      .split("\n")
-      .filter((line) => line !== "");
-  } catch {
-    return [];
+    return new Set(
+      readFileSync(path, "utf8")
+        .split("\n")
+        .filter((line) => line !== ""),
+    );
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return new Set();
+    throw error;
   }
 }

@@ -3,7 +3,7 @@
 import { BadRequestSchema, ErrorInfoSchema } from "@capsule/api";
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { CapsuleError, type ErrorKind } from "../errors.ts";
+import { CapsuleError, type ErrorKind, type FieldViolation } from "../errors.ts";
 
 const codes: Record<ErrorKind, Code> = {
   invalid: Code.InvalidArgument,
@@ -19,6 +19,34 @@ const codes: Record<ErrorKind, Code> = {
   internal: Code.Internal,
 };
 
+/**
+ * Errors travel in HTTP/2 trailers, the message twice: as text and inside the details. Implementations take 64 KiB of
+ * them (nghttp2) and end the whole connection above; names of a request that come back in an error must not do that.
+ */
+const maxMessage = 2_000;
+const maxDetails = 8_000;
+
+function shortened(text: string, length: number): string {
+  return text.length <= length ? text : `${text.slice(0, length)}…`;
+}
+
+function boundedMetadata(metadata: Readonly<Record<string, string>>): Record<string, string> {
+  return Object.fromEntries(Object.entries(metadata).map(([key, value]) => [key, shortened(value, 500)]));
+}
+
+/** As many as fit, the first in any case. */
+function boundedViolations(violations: readonly FieldViolation[]): { field: string; description: string }[] {
+  const told: { field: string; description: string }[] = [];
+  let left = maxDetails;
+  for (const { path, description } of violations) {
+    const one = { field: shortened(path, 500), description: shortened(description, 1_000) };
+    left -= one.field.length + one.description.length;
+    if (left < 0) break;
+    told.push(one);
+  }
+  return told;
+}
+
 /** The name of the code that an error becomes, such as "PermissionDenied". */
 export function codeNameOf(error: unknown): string {
   if (error instanceof ConnectError) return Code[error.code];
@@ -27,7 +55,10 @@ export function codeNameOf(error: unknown): string {
 
 /** What the caller is told of anything thrown. What is unknown is logged, and told without its words. */
 export function toConnectError(error: unknown, method: string, log: Logger): ConnectError {
-  if (error instanceof ConnectError) return error;
+  if (error instanceof ConnectError) {
+    if (error.rawMessage.length <= maxMessage) return error;
+    return new ConnectError(shortened(error.rawMessage, maxMessage), error.code, error.metadata);
+  }
   if (!(error instanceof CapsuleError)) {
     if (error instanceof Error && error.name === "AbortError")
       return new ConnectError("the call was ended", Code.Canceled);
@@ -38,15 +69,15 @@ export function toConnectError(error: unknown, method: string, log: Logger): Con
     );
   }
   if (error.kind === "internal") log.error({ err: error, method }, "error in a call");
-  const result = new ConnectError(error.message, codes[error.kind], undefined, undefined, error);
+  const result = new ConnectError(shortened(error.message, maxMessage), codes[error.kind], undefined, undefined, error);
   if (error.reason !== undefined) {
     result.details.push({
       desc: ErrorInfoSchema,
-      value: { reason: error.reason, domain: "capsule", metadata: { ...error.metadata } },
+      value: { reason: error.reason, domain: "capsule", metadata: boundedMetadata(error.metadata) },
     });
   }
   if (error.violations.length > 0) {
-    const fieldViolations = error.violations.map(({ path, description }) => ({ field: path, description }));
+    const fieldViolations = boundedViolations(error.violations);
     result.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
   }
   return result;

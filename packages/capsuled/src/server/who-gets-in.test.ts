@@ -95,8 +95,8 @@ before(async () => {
   dir = mkdtempSync(join(tmpdir(), "capsule-gate-"));
   const [viewer, operator, admin, stranger] = await Promise.all([clientOf(), clientOf(), clientOf(), clientOf()]);
   clients = { viewer, operator, admin, stranger };
-  adopted = await aCapsule("adopted", uptimeS());
-  unclaimed = await aCapsule("unclaimed", uptimeS());
+  adopted = await aCapsule("adopted", uptimeS() - 600);
+  unclaimed = await aCapsule("unclaimed", uptimeS() - 600);
   closed = await aCapsule("closed", uptimeS() - claimWindowS - 1);
   for (const name of ["viewer", "operator", "admin"] as const) enrol(adopted.store, clients[name], name);
 });
@@ -112,7 +112,7 @@ after(async () => {
 async function aCapsule(name: string, bootUptimeS: number): Promise<Capsule> {
   const store = new Store(join(dir, `${name}.db`));
   const identity = await loadIdentity(store, join(dir, name));
-  const boot = { uptimeS: bootUptimeS, startedS: Math.floor(Date.now() / 1000) - 600 };
+  const boot = { uptimeS: bootUptimeS };
   const replay = new ReplayCache({ dir: join(dir, `${name}-used`), lifetimeS: 70 }, new Date());
   const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
   const routes = (router: Parameters<Parameters<typeof startServer>[0]["routes"]>[0]): void => {
