@@ -1,7 +1,7 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down deps generate build check lint test bench docs clean
+.PHONY: help up down image deps generate build check lint test bench docs clean
 
 node := node_modules/.bin/node
 units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
@@ -14,6 +14,9 @@ up: build ## Start a capsule on this machine (NAME=local STATE=build/state/NAME 
 
 down: ## Stop it and leave nothing behind (NAME=, ALL=1 for every one, PURGE=1 to remove the state)
 	@$(node) image/namespace/down.ts
+
+image: build ## Build build/disk.raw, which boots, and build/update.tar (DISK_MIB=8192 SLOT_MIB=768)
+	@$(node) image/image.ts
 
 deps: ## Install what is missing on this machine
 	@scripts/deps.sh

@@ -18,6 +18,7 @@ const programs = {
   "usr/bin/node": join(repositoryRoot, `node_modules/node-linux-${architecture}/bin/node`),
   "usr/sbin/capsule-init": join(repositoryRoot, "native/target/release/capsule-init"),
   "usr/lib/capsule/capsuled.mjs": join(buildDir, "bundle/capsuled.mjs"),
+  "usr/lib/capsule/storage.mjs": join(buildDir, "bundle/storage.mjs"),
 } as const;
 
 /**

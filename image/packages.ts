@@ -42,6 +42,7 @@ export const imagePackages: readonly ImagePackage[] = [
       "usr/bin/findmnt",
       "usr/bin/lsblk",
       "usr/bin/setpriv",
+      "usr/bin/partx",
     ],
   },
   {
@@ -49,6 +50,35 @@ export const imagePackages: readonly ImagePackage[] = [
     reason: "mounts of all kinds, loop devices",
     keep: ["usr/bin/mount", "usr/bin/umount", "usr/sbin/losetup"],
   },
+  {
+    name: "kmod",
+    reason: "loads modules by the name of a device, with what they need",
+    keep: ["usr/bin/kmod", "usr/sbin/modprobe", "usr/bin/lsmod", "etc/modprobe.d"],
+  },
+  {
+    name: "lvm2",
+    reason: "/perm and volumes on a real disk",
+    keep: ["usr/sbin/lvm"],
+  },
+  { name: "dmsetup", reason: "shows what device-mapper has when LVM is at a loss", keep: ["usr/sbin/dmsetup"] },
+  {
+    name: "dmeventd",
+    reason: "grows a thin pool before it is full",
+    keep: ["usr/sbin/dmeventd", "usr/lib/@triplet@/device-mapper"],
+  },
+  { name: "liblvm2cmd2.03", reason: "loaded by dmeventd", keep: ["usr/lib/@triplet@/liblvm2cmd.so.2.03"] },
+  {
+    name: "thin-provisioning-tools",
+    reason: "LVM checks a thin pool by it before it uses one",
+    keep: ["usr/sbin/thin_check", "usr/sbin/thin_repair", "usr/sbin/thin_dump"],
+  },
+  {
+    name: "e2fsprogs",
+    reason: "/perm and volumes are ext4",
+    keep: ["usr/sbin/mke2fs", "usr/sbin/e2fsck", "usr/sbin/resize2fs", "usr/sbin/tune2fs", "etc/mke2fs.conf"],
+  },
+  { name: "fdisk", reason: "grows the last partition into a larger disk", keep: ["usr/sbin/sfdisk"] },
+  { name: "chrony", reason: "keeps the clock right: tokens depend on it", keep: ["usr/sbin/chronyd"] },
   {
     name: "busybox",
     reason: "a shell and the common tools for debugging, in one small program",

@@ -23,7 +23,10 @@ const common = {
 await Promise.all([
   build({
     ...common,
-    entryPoints: { capsuled: join(root, "packages/capsuled/src/main.ts") },
+    entryPoints: {
+      capsuled: join(root, "packages/capsuled/src/main.ts"),
+      storage: join(root, "packages/capsuled/src/storage/substrate/main.ts"),
+    },
     outdir: join(root, "build/bundle"),
     outExtension: { ".js": ".mjs" },
     sourcemap: true,

@@ -33,6 +33,21 @@ want flock util-linux
 want xz xz-utils
 want cc gcc
 want npm npm
+# The OS image: kernel modules, squashfs, boot partition.
+want depmod kmod
+want modprobe kmod
+want mksquashfs squashfs-tools
+want mkfs.vfat dosfstools
+want mcopy mtools
+want sfdisk fdisk
+want cpio cpio
+want zstd zstd
+want grub-mkimage grub-common
+[ -e /usr/lib/grub/x86_64-efi ] || [ "$(uname -m)" != x86_64 ] || missing="$missing grub-efi-amd64-bin"
+# The machine that it is tested on.
+want qemu-system-x86_64 qemu-system-x86
+want qemu-img qemu-utils
+[ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
 [ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -e /usr/lib/aarch64-linux-gnu/libc.a ] || missing="$missing libc6-dev"
 # shellcheck disable=SC2086
 [ -z "$missing" ] || install $missing

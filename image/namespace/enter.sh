@@ -79,6 +79,9 @@ ln -s /proc/self/fd/2 dev/stderr
 
 if [ -s perm/capsule/hostname ]; then hostname -F perm/capsule/hostname; else hostname "$name"; fi
 printf '%s\n' "$CAPSULE_RESOLV_CONF" >run/resolv.conf
+# /perm is there already: the services that need it may start.
+mkdir run/capsule
+: >run/capsule/perm-ready
 
 # Without the word the runner has died: end, and everything made here ends with this process.
 read -r word

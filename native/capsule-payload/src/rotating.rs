@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 
 /// Where a log lives and how much it may take.
@@ -81,7 +81,21 @@ impl RotatingLog {
         self.file = None;
     }
 
+    /// Whether the path names another file than the open one: a filesystem was mounted above it. One that is gone is not
+    /// made again: the workload that it belonged to may be gone too.
+    fn is_elsewhere(&self) -> bool {
+        let Some(Ok(open)) = self.file.as_ref().map(File::metadata) else {
+            return false;
+        };
+        let path = self.rotation.dir.join(&self.rotation.name);
+        fs::metadata(path).is_ok_and(|named| (named.dev(), named.ino()) != (open.dev(), open.ino()))
+    }
+
     fn append(&mut self, chunk: &[u8]) -> io::Result<()> {
+        if self.is_elsewhere() {
+            self.file = None;
+            self.size = 0;
+        }
         if self.size > 0 && self.size + chunk.len() as u64 > self.rotation.max_bytes {
             self.rotate()?;
         }
@@ -214,6 +228,23 @@ mod tests {
         fs::write(scratch.path().join("current.log"), "old\nto").unwrap();
         log(scratch.path(), 100, 2).write(b"new\n", 1);
         assert_eq!(read(scratch.path(), "current.log"), "old\nto\nnew\n");
+    }
+
+    #[test]
+    fn follows_its_path_when_another_file_gets_it() {
+        let scratch = Scratch::new("elsewhere");
+        let dir = scratch.path().join("log");
+        let mut log = log(&dir, 1000, 2);
+        log.write(b"before\n", 1);
+        // As when a filesystem is mounted above the directory, to which the earlier lines were copied.
+        fs::rename(&dir, scratch.path().join("old")).unwrap();
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("current.log"), "copied\n").unwrap();
+        log.write(b"after\n", 1);
+        assert_eq!(read(&dir, "current.log"), "copied\nafter\n");
+        fs::remove_dir_all(&dir).unwrap();
+        log.write(b"late\n", 1);
+        assert!(!dir.exists());
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub struct ServiceSpec {
     pub stop_timeout_ms: u64,
     /// -1000..=1000, see proc_pid_oom_score_adj(5).
     pub oom_score_adj: Option<i32>,
+    /// Not in a container, whose host does this: devices, disks, links, the clock.
+    #[serde(default)]
+    pub machine_only: bool,
 }
 
 impl ServiceSpec {

@@ -244,27 +244,38 @@ fn stamped(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'\n');
 }
 
-/// Where a person may look: the console, or whatever PID 1 was given as stderr where there is none.
-struct Console(Option<File>);
+/// Where a person may look: every console that the kernel writes to (a screen, a serial line), or whatever PID 1 was given
+/// as stderr where there is none.
+struct Console(Vec<File>);
 
 impl Console {
     fn open() -> Self {
         let flags = OFlag::O_WRONLY | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let console = open("/dev/console", flags, Mode::empty()).map(File::from).ok();
-        Self(console.or_else(|| std::io::stderr().as_fd().try_clone_to_owned().map(File::from).ok()))
+        // Names in the order of preference, such as "tty0 ttyS0"; in a container the host's, whose devices are not there.
+        let names = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+        let opened = |name: &str| {
+            open(format!("/dev/{name}").as_str(), flags, Mode::empty())
+                .map(File::from)
+                .ok()
+        };
+        let mut files: Vec<File> = names.split_whitespace().filter_map(opened).collect();
+        if files.is_empty() {
+            let stderr = || std::io::stderr().as_fd().try_clone_to_owned().map(File::from).ok();
+            files.extend(opened("console").or_else(stderr));
+        }
+        Self(files)
     }
 
     /// Best effort: a console that takes no line (a full pipe, a paused terminal) is passed over.
     fn line(&mut self, text: &str) {
-        let Some(console) = &mut self.0 else {
-            return;
-        };
-        let writable = {
-            let mut fds = [PollFd::new(console.as_fd(), PollFlags::POLLOUT)];
-            poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents() == Some(PollFlags::POLLOUT)
-        };
-        if writable {
-            let _ = console.write_all(format!("capsule-init: {text}\r\n").as_bytes());
+        for console in &mut self.0 {
+            let writable = {
+                let mut fds = [PollFd::new(console.as_fd(), PollFlags::POLLOUT)];
+                poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents() == Some(PollFlags::POLLOUT)
+            };
+            if writable {
+                let _ = console.write_all(format!("capsule-init: {text}\r\n").as_bytes());
+            }
         }
     }
 }

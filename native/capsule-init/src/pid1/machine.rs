@@ -92,7 +92,10 @@ struct Machine {
 
 pub fn run(role: Role, config_path: &Path) -> ExitCode {
     let mut notes = Vec::new();
-    let config = Config::load(config_path);
+    let mut config = Config::load(config_path);
+    if role != Role::Machine {
+        config.services.retain(|service| !service.machine_only);
+    }
     if role != Role::Child {
         notes.extend(mounts::early(&config.log_dir));
         notes.extend(mounts::delegate_cgroups().err());

@@ -373,6 +373,7 @@ mod tests {
             requires: None,
             stop_timeout_ms: 1000,
             oom_score_adj: None,
+            machine_only: false,
         }
     }
 

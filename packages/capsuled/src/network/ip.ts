@@ -1,7 +1,8 @@
 /** ip(8): the bridge of the workloads and their links. */
+
+import { runTool, ToolError } from "../tool.ts";
 import { type Addresses, macOf, type Subnets } from "./allocator.ts";
 import { checkedInterface, linkName } from "./names.ts";
-import { runTool, ToolError } from "./tool.ts";
 
 /** The workload's side of its link. */
 export const WORKLOAD_INTERFACE = "eth0";

@@ -9,6 +9,7 @@ import { NetworkMode, Protocol } from "@capsule/api";
 import type { Logger } from "pino";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
+import { ToolError } from "../tool.ts";
 import { type Addresses, allocate, chooseSubnets, type Subnets } from "./allocator.ts";
 import { DOMAIN, writeHosts } from "./dns.ts";
 import { compile, type LinkedWorkload, type NetworkState } from "./firewall.ts";
@@ -17,7 +18,6 @@ import { BRIDGE } from "./names.ts";
 import { loadRuleset } from "./nft.ts";
 import { readRoutes } from "./routes.ts";
 import { isListening } from "./sockets.ts";
-import { ToolError } from "./tool.ts";
 
 export interface NetworkOptions {
   readonly store: Store;

@@ -1,5 +1,5 @@
 /** nft(8): loads rulesets. */
-import { runTool } from "./tool.ts";
+import { runTool } from "../tool.ts";
 
 /**
  * Loads a script in one transaction: all of it or, when this throws CapsuleError `internal`, nothing. `prefix` is a

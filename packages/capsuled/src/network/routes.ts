@@ -1,5 +1,5 @@
 /** ip(8): what is routed where. */
-import { runTool } from "./tool.ts";
+import { runTool } from "../tool.ts";
 
 export interface Routes {
   /** Destinations of all routes, in CIDR notation or as single addresses; "default" among them. */

@@ -1,8 +1,8 @@
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
-import { CapsuleError } from "../errors.ts";
+import { CapsuleError } from "./errors.ts";
 
-/** How long a network tool may take, in milliseconds: 4,000 workloads load in well under this. */
+/** How long a tool may take unless told, in milliseconds: rules of 4,000 workloads load in well under this. */
 const TIMEOUT_MS = 30_000;
 
 /** A tool that ended with an error. `stderr` is for the log and for the wrapper that knows the tool's words. */
@@ -16,9 +16,9 @@ export class ToolError extends CapsuleError {
 }
 
 /** Runs a command with `input` as its standard input and returns its standard output. Throws ToolError. */
-export async function runTool(command: readonly string[], input = ""): Promise<string> {
+export async function runTool(command: readonly string[], input = "", timeoutMs = TIMEOUT_MS): Promise<string> {
   const [tool = "", ...args] = command;
-  const child = spawn(tool, args, { timeout: TIMEOUT_MS, killSignal: "SIGKILL", env: { ...process.env, LC_ALL: "C" } });
+  const child = spawn(tool, args, { timeout: timeoutMs, killSignal: "SIGKILL", env: { ...process.env, LC_ALL: "C" } });
   const exit = new Promise<string | undefined>((resolve, reject) => {
     child.once("error", (error) => reject(new ToolError(tool, "could not be started", "", error)));
     child.once("close", (code, signal) => resolve(code === 0 ? undefined : `ended with ${signal ?? `code ${code}`}`));

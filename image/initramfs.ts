@@ -1,0 +1,79 @@
+/** The initramfs: busybox, the modules that can lead to a slot, and one script. */
+import { cp, lutimes, mkdir, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import type { Kernel } from "./kernel.ts";
+import { bootModules } from "./modules.ts";
+import { run } from "./run.ts";
+import { sourceDate } from "./source-date.ts";
+
+const applets =
+  "sh cat dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root uname".split(" ");
+
+/** Writes the initramfs for a kernel to `target`. `rootfs` gives busybox and its libraries. */
+export async function writeInitramfs(kernel: Kernel, rootfs: string, target: string): Promise<void> {
+  const tree = `${target}.tree`;
+  await rm(tree, { recursive: true, force: true });
+  try {
+    for (const dir of ["bin", "dev", "proc", "sys", "run", "root", "lib"])
+      await mkdir(join(tree, dir), { recursive: true });
+    await copyBusybox(rootfs, tree);
+    await copyModules(kernel, tree);
+    await cp(join(import.meta.dirname, "initramfs/init"), join(tree, "init"));
+    await clampTimes(tree);
+    // Names sorted, inodes counted anew: the same files give the same bytes.
+    await run([
+      "sh",
+      "-ec",
+      'cd "$1"; find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible --owner=0:0 | zstd -q -19 -T1 -f -o "$2"',
+      "sh",
+      tree,
+      target,
+    ]);
+  } finally {
+    await rm(tree, { recursive: true, force: true });
+  }
+}
+
+/** Where a program names its dynamic loader. */
+const loader = process.arch === "arm64" ? "/lib/ld-linux-aarch64.so.1" : "/lib64/ld-linux-x86-64.so.2";
+
+async function copyBusybox(rootfs: string, tree: string): Promise<void> {
+  await cp(join(rootfs, "usr/bin/busybox"), join(tree, "bin/busybox"));
+  for (const name of applets) await symlink("busybox", join(tree, "bin", name)).catch(ignoreExisting);
+  const listing = await run(["chroot", rootfs, loader, "--list", "/usr/bin/busybox"]);
+  const libraries = [...listing.matchAll(/=> (\/\S+) \(0x/g)].map(([, library = ""]) => library);
+  for (const library of [loader, ...libraries]) {
+    const to = join(tree, library);
+    await mkdir(dirname(to), { recursive: true });
+    await cp(join(rootfs, library), to, { dereference: true });
+  }
+}
+
+function ignoreExisting(error: NodeJS.ErrnoException): void {
+  if (error.code !== "EEXIST") throw error;
+}
+
+/** What `modprobe` would load for each name, in the order that depmod found; never a list by hand. */
+async function copyModules({ version, root }: Kernel, tree: string): Promise<void> {
+  const from = join(root, "usr/lib/modules", version);
+  const to = join(tree, "lib/modules", version);
+  const needed = new Set<string>();
+  for (const name of bootModules) {
+    const shown = await run(["modprobe", "-d", join(root, "usr"), "-S", version, "--show-depends", name]);
+    for (const [, path = ""] of shown.matchAll(/^insmod (\S+)/gm))
+      needed.add(path.slice(path.indexOf(version) + version.length + 1));
+  }
+  for (const path of needed) {
+    await mkdir(dirname(join(to, path)), { recursive: true });
+    await cp(join(from, path), join(to, path));
+  }
+  for (const name of ["modules.builtin", "modules.builtin.modinfo", "modules.order"])
+    await cp(join(from, name), join(to, name));
+  await run(["depmod", "-b", tree, "-w", version]);
+  await writeFile(join(tree, "boot-modules"), `${bootModules.join("\n")}\n`);
+}
+
+async function clampTimes(tree: string): Promise<void> {
+  for (const entry of await readdir(tree, { recursive: true, withFileTypes: true }))
+    await lutimes(join(entry.parentPath, entry.name), sourceDate, sourceDate);
+}
