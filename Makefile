@@ -1,7 +1,7 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down image deps generate build check lint test bench docs clean
+.PHONY: help up down image qemu qemu-stop deps generate build check lint test bench docs clean
 
 node := node_modules/.bin/node
 units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
@@ -17,6 +17,12 @@ down: ## Stop it and leave nothing behind (NAME=, ALL=1 for every one, PURGE=1 t
 
 image: build ## Build build/disk.raw, which boots, and build/update.tar (DISK_MIB=8192 SLOT_MIB=768)
 	@$(node) image/image.ts
+
+qemu: image ## Boot it in QEMU (HEADLESS=1 in the background, PORT=50000, FORWARD=8080,8443:443, MEMORY_MIB=2048, PURGE=1)
+	@$(node) image/qemu/up.ts
+
+qemu-stop: ## Press its power button
+	@$(node) image/qemu/up.ts stop
 
 deps: ## Install what is missing on this machine
 	@scripts/deps.sh

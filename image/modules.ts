@@ -71,6 +71,8 @@ const kept: readonly string[] = [
   "drivers/hwmon",
   "drivers/i2c",
   "drivers/idle",
+  "drivers/input/evdev.ko",
+  "drivers/input/input-core.ko",
   "drivers/input/keyboard",
   "drivers/input/serio",
   "drivers/iommu",

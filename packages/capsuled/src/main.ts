@@ -5,7 +5,7 @@ import { CapsuleService, IdentityService, ImageService, WorkloadService } from "
 import { readBoot } from "./auth/boot.ts";
 import { leewayS, maxLifetimeS } from "./auth/decide.ts";
 import { Gate } from "./auth/gate.ts";
-import { loadIdentity } from "./auth/identity.ts";
+import { loadIdentity, shortId } from "./auth/identity.ts";
 import { ReplayCache } from "./auth/replay.ts";
 import { resetKeysIfAsked } from "./auth/reset.ts";
 import { createLogger } from "./log.ts";
@@ -20,7 +20,9 @@ import { startServer } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
 import { workloadService } from "./server/workload.ts";
 import { Store } from "./store/store.ts";
+import { startFront } from "./system/front.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
+import { readStorageStatus } from "./system/storage-status.ts";
 import { WorkloadManager } from "./workload/manager.ts";
 
 const port = Number(process.env["CAPSULE_PORT"] ?? 50_000);
@@ -49,6 +51,7 @@ const replay = new ReplayCache({ dir: authDir, lifetimeS: maxLifetimeS + 2 * lee
 const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
 
 const machine = openMachine();
+const storage = readStorageStatus();
 const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
 const { driver, images } = await openContainerd({ socket: "/run/containerd/containerd.sock", log });
@@ -64,13 +67,28 @@ const server = await startServer({
   log,
   routes: (router) => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
-    router.service(CapsuleService, capsuleService({ identity, store, machine, log }));
-    router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir }));
+    router.service(CapsuleService, capsuleService({ identity, store, machine, storage, log }));
+    router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
     reflection(router, [IdentityService, CapsuleService, WorkloadService, ImageService]);
   },
 });
 log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
+if (machine.mode !== "namespace") {
+  startFront(() => {
+    const claimS = gate.claimSecondsLeft();
+    const claim =
+      claimS > 0 ? [`Nobody's yet. For the next ${Math.ceil(claimS / 60)} min: capsulectl adopt ADDRESS`] : [];
+    const notices = [...claim, ...(storage.state === "ready" ? [] : [storage.message])];
+    return {
+      shortId: shortId(identity.capsuleId),
+      version: machine.version.version,
+      port,
+      fingerprint: identity.fingerprint,
+      notices,
+    };
+  }, log);
+}
 await reconciler.start();
 
 const stop = async (): Promise<void> => {

@@ -12,6 +12,7 @@ import type { Store } from "../store/store.ts";
 import { initStatus, requestShutdown } from "../system/init.ts";
 import { readSystemLogs } from "../system/logs.ts";
 import type { Machine } from "../system/machine.ts";
+import type { StorageStatus } from "../system/storage-status.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
 import { intervalMs, ticks } from "./ticks.ts";
@@ -28,11 +29,13 @@ export function capsuleService({
   identity,
   store,
   machine,
+  storage,
   log,
 }: {
   readonly identity: ServerIdentity;
   readonly store: Store;
   readonly machine: Machine;
+  readonly storage: StorageStatus;
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
@@ -64,6 +67,7 @@ export function capsuleService({
         workloadsRunning: workloads.filter(({ status }) => status.phase === Phase.RUNNING).length,
         filesystems,
         warnings: [
+          ...(storage.state === "ready" ? [] : [storage.message]),
           ...full.map(
             ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
           ),

@@ -11,11 +11,13 @@ import {
   type WorkloadStats,
 } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
+import { CapsuleError } from "../errors.ts";
 import type { RuntimeDriver } from "../runtime/driver.ts";
 import type { Change } from "../store/changes.ts";
 import type { EventRecord } from "../store/events.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
+import type { StorageStatus } from "../system/storage-status.ts";
 import type { WorkloadManager } from "../workload/manager.ts";
 import { StatsSampler } from "../workload/stats.ts";
 import { callOf } from "./call.ts";
@@ -28,12 +30,17 @@ export interface WorkloadServiceOptions {
   readonly manager: WorkloadManager;
   readonly driver: RuntimeDriver;
   readonly workloadsDir: string;
+  readonly storage: StorageStatus;
 }
 
 export function workloadService(options: WorkloadServiceOptions): ServiceImpl<typeof WorkloadService> {
-  const { store, manager, driver } = options;
+  const { store, manager, driver, storage } = options;
   return {
     async apply({ resources, dryRun }) {
+      if (storage.state === "degraded" && !dryRun) {
+        const message = `Nothing can be kept: ${storage.message}`;
+        throw new CapsuleError("precondition", message, { reason: "STORAGE_DEGRADED" });
+      }
       const results = manager.apply(resources, dryRun).map((one) => ({
         kind: "workload",
         name: one.name,

@@ -23,7 +23,7 @@ export interface Machine {
 export function openMachine(): Machine {
   return {
     version: readVersion(),
-    mode: process.env["container"] === "capsule-namespace" ? "namespace" : "machine",
+    mode: modeOf(),
     hostname,
     setHostname: async (name) => {
       if (!HOSTNAME.test(name)) {
@@ -34,6 +34,20 @@ export function openMachine(): Machine {
       await run("hostname", [name]);
     },
   };
+}
+
+function modeOf(): string {
+  if (process.env["container"] === "capsule-namespace") return "namespace";
+  return vendor().startsWith("QEMU") ? "qemu" : "machine";
+}
+
+/** As the firmware tells it (DMI); empty where there is none. */
+function vendor(): string {
+  try {
+    return readFileSync("/sys/class/dmi/id/sys_vendor", "utf8");
+  } catch {
+    return "";
+  }
 }
 
 /** Sets the name from /perm, else one from the first network card's address, which is the same at each boot. */

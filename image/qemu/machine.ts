@@ -1,0 +1,181 @@
+/** Virtual machines that boot the OS image: `make qemu` and the acceptance tests. */
+import { spawn } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
+import { copyFile, mkdir, open, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { startTimeOf } from "../namespace/registry.ts";
+import { run } from "../run.ts";
+import { qmp } from "./qmp.ts";
+
+const firmware = "/usr/share/OVMF";
+
+export interface MachineOptions {
+  /** For its own files: firmware variables, sockets, the serial log. */
+  readonly dir: string;
+  /** Raw disk images, written to. The first is booted from. */
+  readonly disks: readonly string[];
+  /** Ports on 127.0.0.1 of this host and the ports of the machine that they lead to. */
+  readonly forwards: readonly (readonly [host: number, guest: number])[];
+  readonly kvm: boolean;
+  readonly memoryMib?: number;
+  readonly cpus?: number;
+  /** "file": serial.log in `dir`. "stdio": this terminal. */
+  readonly serial?: "file" | "stdio";
+  /** Socket of a swtpm; none without it. */
+  readonly tpmSocket?: string;
+}
+
+export class Machine {
+  readonly options: MachineOptions;
+  readonly pid: number;
+  readonly #startTime: string | undefined;
+
+  private constructor(options: MachineOptions, pid: number) {
+    this.options = options;
+    this.pid = pid;
+    this.#startTime = startTimeOf(pid);
+  }
+
+  /** Powers a machine on. Resolves when QEMU runs; what the firmware does then is on the serial console. */
+  static async start(options: MachineOptions): Promise<Machine> {
+    const { dir } = options;
+    await mkdir(dir, { recursive: true });
+    const variables = join(dir, "firmware.fd");
+    if (!existsSync(variables)) await copyFile(join(firmware, "OVMF_VARS_4M.fd"), variables);
+    await rm(join(dir, "qmp.sock"), { force: true });
+    const log = await open(join(dir, "qemu.log"), "a", 0o600);
+    const onTerminal = options.serial === "stdio";
+    const child = spawn("qemu-system-x86_64", argumentsOf(options, variables), {
+      detached: !onTerminal,
+      stdio: onTerminal ? "inherit" : ["ignore", log.fd, log.fd],
+    });
+    let ended: string | undefined;
+    child.once("error", (error) => {
+      ended = error.message;
+    });
+    child.once("exit", (code, signal) => {
+      ended = `it ended with ${signal ?? `code ${code}`}`;
+    });
+    for (let i = 0; i < 500 && ended === undefined && !existsSync(join(dir, "qmp.sock")); i++) await sleep(10);
+    await log.close();
+    if (ended !== undefined || child.pid === undefined)
+      throw new Error(`QEMU did not start: ${ended}; see ${join(dir, "qemu.log")}`);
+    if (!onTerminal) child.unref();
+    await writeFile(join(dir, "pid"), `${child.pid} ${startTimeOf(child.pid) ?? ""}\n`);
+    return new Machine(options, child.pid);
+  }
+
+  /** The one that `start` made in this directory before, if it still runs. */
+  static find(dir: string, options: Omit<MachineOptions, "dir">): Machine | undefined {
+    const [pid, startTime] = existsSync(join(dir, "pid"))
+      ? readFileSync(join(dir, "pid"), "utf8").trim().split(" ")
+      : [];
+    if (pid === undefined || startTimeOf(Number(pid)) !== startTime) return undefined;
+    return new Machine({ ...options, dir }, Number(pid));
+  }
+
+  isAlive(): boolean {
+    return this.#startTime !== undefined && startTimeOf(this.pid) === this.#startTime;
+  }
+
+  /** Everything on the serial console so far, without the terminal's own signs. */
+  console(): string {
+    const path = join(this.options.dir, "serial.log");
+    const text = existsSync(path) ? readFileSync(path, "utf8") : "";
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is taken out
+    return text.replace(/\u001b\[[0-9;=?]*[A-Za-z]/g, "").replaceAll("\r", "");
+  }
+
+  async untilConsole(pattern: RegExp, timeoutMs: number): Promise<string> {
+    const deadline = Date.now() + timeoutMs;
+    for (;;) {
+      const text = this.console();
+      if (pattern.test(text)) return text;
+      if (!this.isAlive())
+        throw new Error(`the machine ended before ${pattern} was on its console:\n${text.slice(-3_000)}`);
+      if (Date.now() > deadline)
+        throw new Error(`no ${pattern} on the console within ${timeoutMs} ms:\n${text.slice(-3_000)}`);
+      await sleep(50);
+    }
+  }
+
+  async qmp(execute: string, args: Record<string, unknown> = {}): Promise<unknown> {
+    return await qmp(join(this.options.dir, "qmp.sock"), execute, args);
+  }
+
+  /** Lets a port of the machine be reached on a free port of 127.0.0.1, from now on. */
+  async forward(host: number, guest: number): Promise<void> {
+    const line = `hostfwd_add net0 tcp:127.0.0.1:${host}-:${guest}`;
+    const answer = await this.qmp("human-monitor-command", { "command-line": line });
+    if (typeof answer === "string" && answer.trim() !== "") throw new Error(answer.trim());
+  }
+
+  /** The power button, for a second; the machine goes down by itself. */
+  async pressPower(): Promise<void> {
+    await this.qmp("system_powerdown");
+  }
+
+  /** Whether it was off within the time. */
+  async untilOff(timeoutMs: number): Promise<boolean> {
+    const deadline = Date.now() + timeoutMs;
+    while (this.isAlive()) {
+      if (Date.now() > deadline) return false;
+      await sleep(50);
+    }
+    return true;
+  }
+
+  /** As if the plug were pulled: what QEMU has not written is lost. */
+  async cutPower(): Promise<void> {
+    if (this.isAlive()) process.kill(this.pid, "SIGKILL");
+    await this.untilOff(10_000);
+  }
+}
+
+/** A disk of its own for a machine: holes stay holes, blocks are shared where the filesystem can. */
+export async function copyDisk(from: string, to: string): Promise<void> {
+  await run(["cp", "--sparse=always", "--reflink=auto", from, to]);
+}
+
+function argumentsOf(options: MachineOptions, variables: string): string[] {
+  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "file", tpmSocket } = options;
+  const forwarded = forwards.map(([host, guest]) => `,hostfwd=tcp:127.0.0.1:${host}-:${guest}`).join("");
+  return [
+    ["-M", `q35,accel=${kvm ? "kvm" : "tcg"},smm=off`],
+    ["-cpu", kvm ? "host" : "max"],
+    ["-smp", String(cpus)],
+    ["-m", String(memoryMib)],
+    ["-nodefaults", "-display", "none"],
+    ["-drive", `if=pflash,format=raw,readonly=on,file=${join(firmware, "OVMF_CODE_4M.fd")}`],
+    ["-drive", `if=pflash,format=raw,file=${variables}`],
+    // No cache=unsafe: what the machine flushes is on the host's disk, so that a cut of its power is a true one.
+    ...disks.flatMap((path, i) => [
+      ["-drive", `if=none,id=disk${i},file=${path},format=raw,discard=unmap,cache=writeback`],
+      ["-device", `virtio-blk-pci,drive=disk${i},serial=disk${i},bootindex=${i}`],
+    ]),
+    ["-netdev", `user,id=net0${forwarded}`],
+    ["-device", "virtio-net-pci,netdev=net0,romfile="],
+    ["-device", "virtio-rng-pci"],
+    ["-device", "i6300esb"],
+    ["-qmp", `unix:${join(dir, "qmp.sock")},server=on,wait=off`],
+    serial === "stdio"
+      ? [
+          "-chardev",
+          `stdio,id=serial0,mux=on,signal=off,logfile=${join(dir, "serial.log")}`,
+          "-serial",
+          "chardev:serial0",
+        ]
+      : ["-serial", `file:${join(dir, "serial.log")}`],
+    tpmSocket === undefined
+      ? []
+      : [
+          "-chardev",
+          `socket,id=tpm0,path=${tpmSocket}`,
+          "-tpmdev",
+          "emulator,id=tpm0,chardev=tpm0",
+          "-device",
+          "tpm-crb,tpmdev=tpm0",
+        ],
+  ].flat();
+}

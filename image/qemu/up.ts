@@ -1,0 +1,100 @@
+/**
+ * `make qemu`: boots build/disk.raw in a virtual machine. Its disk is a copy (build/qemu/disk.raw) that stays until the
+ * image is built anew or PURGE=1 is given. HEADLESS=1 returns when the API answers; `make qemu-stop` ends it then.
+ */
+import { existsSync } from "node:fs";
+import { mkdir, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connect as tlsConnect } from "node:tls";
+import { diskPath } from "../image.ts";
+import { buildKernel } from "../kernel.ts";
+import { buildDir } from "../paths.ts";
+import { kvmWorks } from "./kvm.ts";
+import { copyDisk, Machine, type MachineOptions } from "./machine.ts";
+
+const dir = join(buildDir, "qemu");
+const disk = join(dir, "disk.raw");
+const { PORT = "50000", HEADLESS, PURGE, FORWARD = "", MEMORY_MIB = "2048", EXTRA_DISK = "" } = process.env;
+
+function port(text: string, name: string): number {
+  const value = Number(text);
+  if (Number.isInteger(value) && value > 0 && value < 65_536) return value;
+  throw new Error(`${name}=${text}: a port from 1 to 65535 is needed`);
+}
+
+async function up(): Promise<void> {
+  const options = await optionsOf();
+  if (Machine.find(dir, options) !== undefined) throw new Error("a machine runs already: `make qemu-stop` ends it");
+  if (!existsSync(diskPath)) throw new Error("build/disk.raw is missing: run `make image`");
+  await mkdir(dir, { recursive: true });
+  if (PURGE === "1" || !existsSync(disk) || (await stat(disk)).birthtimeMs < (await stat(diskPath)).mtimeMs) {
+    await rm(disk, { force: true });
+    await copyDisk(diskPath, disk);
+  }
+  await rm(join(dir, "serial.log"), { force: true });
+  console.error(
+    `booting with ${options.kvm ? "KVM" : "TCG (KVM does not run an ordinary kernel here)"}, serial log in ${join(dir, "serial.log")}`,
+  );
+  const machine = await Machine.start(options);
+  if (HEADLESS !== "1") {
+    while (machine.isAlive()) await sleep(200);
+    return;
+  }
+  await untilAnswers(machine, port(PORT, "PORT"));
+  console.log(machine.console().split("\n").slice(-12).join("\n"));
+  console.log(`\nThe API answers. Try:\n  ./capsulectl adopt 127.0.0.1:${PORT}\n  make qemu-stop`);
+}
+
+async function optionsOf(): Promise<MachineOptions> {
+  const forwards = FORWARD.split(",").filter((text) => text !== "");
+  return {
+    dir,
+    disks: [disk, ...EXTRA_DISK.split(",").filter((path) => path !== "")],
+    forwards: [
+      [port(PORT, "PORT"), 50_000],
+      ...forwards.map((text) => {
+        const [host = "", guest = host] = text.split(":");
+        return [port(host, "FORWARD"), port(guest, "FORWARD")] as const;
+      }),
+    ],
+    kvm: await kvmWorks((await buildKernel()).vmlinuz),
+    memoryMib: Number(MEMORY_MIB),
+    serial: HEADLESS === "1" ? "file" : "stdio",
+  };
+}
+
+async function untilAnswers(machine: Machine, at: number): Promise<void> {
+  const deadline = Date.now() + 180_000;
+  while (!(await answers(at))) {
+    if (!machine.isAlive()) throw new Error(`the machine ended; see ${join(dir, "serial.log")}`);
+    if (Date.now() > deadline) throw new Error(`no answer within 180 s; see ${join(dir, "serial.log")}`);
+    await sleep(100);
+  }
+}
+
+/** A TLS handshake: a forwarded port accepts connections before anybody is behind it. */
+async function answers(at: number): Promise<boolean> {
+  const socket = tlsConnect({ host: "127.0.0.1", port: at, rejectUnauthorized: false, timeout: 2_000 });
+  return await new Promise<boolean>((resolve) => {
+    socket.once("secureConnect", () => resolve(true));
+    socket.once("error", () => resolve(false));
+    socket.once("timeout", () => resolve(false));
+  }).finally(() => socket.destroy());
+}
+
+async function stop(): Promise<void> {
+  const machine = Machine.find(dir, await optionsOf());
+  if (machine === undefined) return console.log("no machine runs");
+  await machine.pressPower();
+  if (await machine.untilOff(90_000)) return console.log("stopped");
+  await machine.cutPower();
+  console.log("it did not go down within 90 s, and was switched off");
+}
+
+try {
+  await (process.argv[2] === "stop" ? stop() : up());
+} catch (error) {
+  console.error(`make qemu: ${error instanceof Error ? error.message : error}`);
+  process.exitCode = 1;
+}

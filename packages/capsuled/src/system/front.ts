@@ -1,0 +1,28 @@
+/** What only a machine has and a namespace has not: a console and a power button. */
+import { hostname } from "node:os";
+import type { Logger } from "pino";
+import { type ConsoleFacts, startConsole } from "./console.ts";
+import { requestShutdown } from "./init.ts";
+import { onPowerButton } from "./power-button.ts";
+import { ownAddresses } from "./usage.ts";
+
+export function startFront(
+  facts: () => Pick<ConsoleFacts, "shortId" | "version" | "port" | "fingerprint" | "notices">,
+  log: Logger,
+): void {
+  startConsole({
+    facts: () => ({ ...facts(), name: hostname(), addresses: reachable(ownAddresses()) }),
+    logDir: "/perm/log",
+    log,
+  });
+  onPowerButton(() => {
+    log.info("the power button was pressed");
+    requestShutdown("poweroff").catch((error: unknown) => log.error({ err: error }, "the capsule does not go down"));
+  }, log);
+}
+
+/** IPv4 first; addresses of the link alone are of no use without the name of a link. */
+function reachable(addresses: readonly string[]): string[] {
+  const usable = addresses.filter((address) => !address.startsWith("fe80:"));
+  return [...usable.filter((address) => !address.includes(":")), ...usable.filter((address) => address.includes(":"))];
+}
