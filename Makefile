@@ -48,7 +48,7 @@ test: check build ## Everything that must pass
 	@# Debian 12 has no clippy for its newer Rust.
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
-	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/namespace/*.test.ts"
+	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/suite/*.test.ts" "test/namespace/*.test.ts"
 
 docs: generate ## Write the references from the sources (docs/cli.md, docs/manifest.md)
 	@$(node) scripts/docs.ts

@@ -12,6 +12,7 @@ import { buildImages } from "../test/images/build.ts";
 import { writeImage } from "../test/images/image.ts";
 import { TestCapsule } from "../test/support/test-capsule.ts";
 import { apiRow } from "./api.ts";
+import { hostPid } from "./host-pid.ts";
 import { logsRow } from "./logs.ts";
 import { compare, cpuSeconds, median, ms, type Row, ratioRow, residentMb, time } from "./measure.ts";
 
@@ -40,8 +41,8 @@ const one = (name: string, image_ = "bare:1"): string =>
 const capsule = await TestCapsule.start("bench", ["bare", "busybox"]);
 try {
   const exec = (args: readonly string[]) => capsule.host.exec(args);
-  const pid = async (): Promise<number> => (await capsule.capsuledPid()) ?? 0;
-  copyFileSync((await buildImages()).get("bare") ?? "", join(capsule.host.perm, "bare.tar"));
+  const pid = async (): Promise<number> => hostPid(capsule.local.initPid, (await capsule.capsuledPid()) ?? 0) ?? 0;
+  copyFileSync((await buildImages()).get("bare") ?? "", join(capsule.local.perm, "bare.tar"));
   await exec([...ctr, "images", "import", "/perm/bare.tar"]);
 
   await row("rest", async () => {
@@ -120,7 +121,7 @@ try {
         code === 0 ? resolve() : reject(new Error("dd")),
       ),
     ); // no zeros: nothing may be sparse
-    const nsenter = ["nsenter", "-t", String(capsule.host.initPid), "-m", "-u", "-i", "-n", "-p", "-C", "--"];
+    const nsenter = ["nsenter", "-t", String(capsule.local.initPid), "-m", "-u", "-i", "-n", "-p", "-C", "--"];
     const shell = (line: string): Promise<void> =>
       new Promise((resolve, reject) =>
         spawn("sh", ["-c", line], { stdio: ["ignore", "inherit", "inherit"] }).once("close", (code) =>
@@ -155,7 +156,7 @@ try {
   }
 
   async function pushRows(): Promise<Row[]> {
-    const path = join(capsule.host.perm, "large.tar");
+    const path = join(capsule.local.perm, "large.tar");
     const data = Buffer.alloc(100_000_000);
     // Each layer differs, and none can be compressed away.
     const layers = Array.from({ length: 5 }, (_, i) => {
@@ -169,7 +170,7 @@ try {
     };
     const daemon = await pid();
     // The same with a fifth of the size first: memory is constant when it does not grow with the image.
-    const small = join(capsule.host.perm, "small.tar");
+    const small = join(capsule.local.perm, "small.tar");
     await writeImage({ name: "small:1", layers: layers.slice(0, 1) }, small);
     await capsule.ctl(["image", "push", small]);
     const smallPeak = residentMb(daemon, "VmHWM");
@@ -238,7 +239,7 @@ try {
       await capsule.untilServing();
       await sleep(2_500);
       const adopted = [
-        ...readFileSync(join(capsule.host.perm, "log/capsuled.log"), "utf8").matchAll(/"sinceStartMs":([0-9]+)/g),
+        ...readFileSync(join(capsule.local.perm, "log/capsuled.log"), "utf8").matchAll(/"sinceStartMs":([0-9]+)/g),
       ].at(-1)?.[1];
       restarts.push(Number(adopted));
     }

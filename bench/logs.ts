@@ -6,12 +6,14 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { connect } from "node:tls";
 import { repositoryRoot } from "../image/paths.ts";
 import type { TestCapsule } from "../test/support/test-capsule.ts";
+import { hostPid } from "./host-pid.ts";
 import { cpuSeconds, type Row } from "./measure.ts";
 
 const server = `
 import { createReadStream } from "node:fs";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:tls";
+import { hostPid } from "./host-pid.ts";
 const [, , dir, file] = process.argv;
 const server = createServer({ key: readFileSync(dir + "/server.key"), cert: readFileSync(dir + "/server.crt"), minVersion: "TLSv1.3" }, (socket) => createReadStream(file).pipe(socket));
 server.listen(0, "127.0.0.1", () => console.log(server.address().port));
@@ -24,10 +26,10 @@ export async function logsRow(capsule: TestCapsule): Promise<Row> {
   await capsule.apply(manifest, "--wait=60s");
   await capsule.until("talker", ({ status }) => status.phase === "PHASE_STOPPED", "done", 60_000);
   const { uid } = await capsule.workload("talker");
-  const dir = join(capsule.host.perm, "workloads", uid, "log");
+  const dir = join(capsule.local.perm, "workloads", uid, "log");
   const file = join(dir, readdirSync(dir)[0] ?? "current.log");
   const size = statSync(file).size;
-  const daemon = (await capsule.capsuledPid()) ?? 0;
+  const daemon = hostPid(capsule.local.initPid, (await capsule.capsuledPid()) ?? 0) ?? 0;
   const run = async (): Promise<void> => {
     const child = spawn(join(repositoryRoot, "capsulectl"), ["workload", "logs", "talker"], {
       stdio: ["ignore", "ignore", "inherit"],
@@ -39,7 +41,7 @@ export async function logsRow(capsule: TestCapsule): Promise<Row> {
   const before = cpuSeconds(daemon);
   await run();
   const ours = size / (cpuSeconds(daemon) - before);
-  const bare = await bareRate(join(capsule.host.perm, "tls"), file, size, capsule.dir);
+  const bare = await bareRate(join(capsule.local.perm, "tls"), file, size, capsule.dir);
   const rate = (value: number): string => `${Math.round(value / 1e6)} MB`;
   return {
     what: "logs at full speed, bytes of the file per second of processor time",

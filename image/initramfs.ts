@@ -7,7 +7,7 @@ import { run } from "./run.ts";
 import { sourceDate } from "./source-date.ts";
 
 const applets =
-  "sh cat dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root uname".split(" ");
+  "sh cat cp dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root uname".split(" ");
 
 /** Writes the initramfs for a kernel to `target`. `rootfs` gives busybox and its libraries. */
 export async function writeInitramfs(kernel: Kernel, rootfs: string, target: string): Promise<void> {

@@ -13,6 +13,8 @@ const alignment = MiB;
 /** GPT keeps a copy of its table at the end: 33 sectors, rounded up. */
 const tail = MiB;
 
+/** Where the boot partition begins. */
+export const espOffset = alignment;
 export const espBytes = 256 * MiB;
 export const defaultSlotBytes = 768 * MiB;
 /** The smallest PERM that is of use: 1 GiB for /perm and as much for volumes. */

@@ -1,18 +1,23 @@
 /** A disk that is full: it is said, nothing breaks, and everything recovers by itself when there is room again. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { closeSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { NamespaceHost } from "../support/namespace-host.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
 let mounted: string | undefined;
 before(async () => {
-  capsule = await TestCapsule.start("full", ["busybox"], (state) => {
-    execFileSync("mount", ["-t", "tmpfs", "-o", "size=600m", "tmpfs", state]);
-    mounted = state;
-  });
+  const dir = mkdtempSync(join(tmpdir(), "capsule-full-"));
+  const stateDir = join(dir, "state");
+  mkdirSync(stateDir);
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=600m", "tmpfs", stateDir]);
+  mounted = stateDir;
+  const host = await NamespaceHost.start({ name: `t-full-${process.pid.toString(36)}`, stateDir });
+  capsule = await TestCapsule.on(host, dir, ["busybox"]);
 });
 after(async () => {
   await capsule?.host.stop();
@@ -22,7 +27,7 @@ after(async () => {
 
 /** Leaves no byte on the capsule's disk. */
 function fill(): string {
-  const path = join(capsule.host.perm, "filler");
+  const path = join(capsule.local.perm, "filler");
   const file = openSync(path, "w");
   const block = Buffer.alloc(1024 * 1024);
   for (let size = block.length; size >= 4_096; ) {

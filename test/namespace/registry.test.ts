@@ -22,7 +22,7 @@ before(async () => {
   await pushTo(port, "hello");
   filling.stop();
   capsule = await TestCapsule.start("registry", []);
-  const namespaceOf = capsule.host.initPid;
+  const namespaceOf = capsule.local.initPid;
   running.push(await startRegistry({ dir, port: 5001, namespaceOf }));
   running.push(await startRegistry({ dir, port: 5002, namespaceOf, htpasswd }));
 });

@@ -1,14 +1,17 @@
 /** A capsule for acceptance tests: its own state, its own user of capsulectl, gone afterwards. */
 import { spawn } from "node:child_process";
 import { createHash, X509Certificate } from "node:crypto";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Capsule, startCapsule } from "../../image/namespace/capsule.ts";
+import type { Capsule } from "../../image/namespace/capsule.ts";
 import { repositoryRoot } from "../../image/paths.ts";
 import { buildImages } from "../images/build.ts";
+import type { Host } from "./host.ts";
 import type { ListWorkloadsResponseJson, WorkloadJson } from "./json.ts";
+import { NamespaceHost } from "./namespace-host.ts";
+import { QemuHost } from "./qemu/qemu-host.ts";
 
 export interface Result {
   readonly code: number;
@@ -17,27 +20,31 @@ export interface Result {
 }
 
 export class TestCapsule {
-  readonly host: Capsule;
+  readonly host: Host;
   readonly dir: string;
+  /** Of the server's certificate, lower-case hex. */
+  fingerprint = "";
 
-  private constructor(host: Capsule, dir: string) {
+  private constructor(host: Host, dir: string) {
     this.host = host;
     this.dir = dir;
   }
 
-  /** Starts and adopts one; the images of test/images are on it. `name` is made unique; `prepare` sees its empty state. */
-  static async start(
-    name: string,
-    images: readonly string[] = ["busybox", "hello", "bare"],
-    prepare: (stateDir: string) => void = () => undefined,
-  ): Promise<TestCapsule> {
-    const built = await buildImages();
+  /** Starts and adopts one; the images of test/images are on it. `name` is made unique. $CAPSULE_RUNNER chooses on what. */
+  static async start(name: string, images: readonly string[] = ["busybox", "hello", "bare"]): Promise<TestCapsule> {
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
+    if (process.env["CAPSULE_RUNNER"] === "qemu")
+      return await TestCapsule.on(await QemuHost.start({ dir: join(dir, "machine") }), dir, images);
     mkdirSync(join(dir, "state"));
-    prepare(join(dir, "state"));
-    const host = await startCapsule({ name: `t-${name}-${process.pid.toString(36)}`, stateDir: join(dir, "state") });
+    const unique = `t-${name}-${process.pid.toString(36)}`;
+    return await TestCapsule.on(await NamespaceHost.start({ name: unique, stateDir: join(dir, "state") }), dir, images);
+  }
+
+  /** Adopts a capsule that was started in `dir`; stops it when that fails. */
+  static async on(host: Host, dir: string, images: readonly string[]): Promise<TestCapsule> {
     const capsule = new TestCapsule(host, dir);
     try {
+      const built = await buildImages();
       await capsule.untilServing();
       await capsule.ctl(["adopt", `127.0.0.1:${host.port}`, "--name", "test", "--fingerprint", capsule.fingerprint]);
       for (const image of images) await capsule.ctl(["image", "push", built.get(image) ?? image]);
@@ -48,13 +55,14 @@ export class TestCapsule {
     }
   }
 
-  get configHome(): string {
-    return join(this.dir, "config");
+  /** The runner's own view of it. Throws on another runner than the namespace. */
+  get local(): Capsule {
+    if (this.host instanceof NamespaceHost) return this.host.capsule;
+    throw new Error("this needs the namespace runner");
   }
 
-  get fingerprint(): string {
-    const certificate = new X509Certificate(readFileSync(join(this.host.perm, "tls/server.crt")));
-    return createHash("sha256").update(certificate.raw).digest("hex");
+  get configHome(): string {
+    return join(this.dir, "config");
   }
 
   /** Runs capsulectl; throws when it ends with another code than 0. */
@@ -118,64 +126,42 @@ export class TestCapsule {
     }
   }
 
-  /** The pid of capsuled on this host; undefined while there is none. */
+  /** The pid of capsuled, as the capsule sees it; undefined while there is none. */
   async capsuledPid(): Promise<number | undefined> {
     const status = JSON.parse(await this.host.exec(["capsule-init", "ctl", "status"])) as {
       services: { name: string; pid: number | null; state: string }[];
     };
-    const inside = status.services.find(({ name }) => name === "capsuled")?.pid ?? undefined;
-    if (inside === undefined || inside === 0) return undefined;
-    return this.hostPid(inside);
+    return status.services.find(({ name }) => name === "capsuled")?.pid ?? undefined;
   }
 
-  /** The pid on this host of a process in the capsule, by the innermost of its NSpid (proc(5)). */
-  hostPid(inside: number): number | undefined {
-    return hostPids(this.host.initPid).get(inside);
+  /** SIGKILL, as a crash would be. */
+  async killCapsuled(): Promise<void> {
+    const pid = await this.capsuledPid();
+    if (pid !== undefined) await this.host.exec(["kill", "-9", String(pid)]);
   }
 
-  async untilServing(timeoutMs = 30_000): Promise<void> {
+  async untilServing(timeoutMs = 120_000): Promise<void> {
     const deadline = Date.now() + timeoutMs;
-    while (!existsSync(join(this.host.perm, "tls/server.crt"))) {
-      if (Date.now() > deadline) throw new Error(`capsuled does not start: ${this.log()}`);
-      await sleep(20);
-    }
     for (;;) {
-      const served = await this.host.exec(["sh", "-c", "grep -q :C350 /proc/net/tcp6 && echo yes || true"]);
-      if (served.includes("yes")) return;
-      if (Date.now() > deadline) throw new Error(`capsuled does not serve: ${this.log()}`);
+      const served = await this.host
+        .exec(["sh", "-c", "grep -q :C350 /proc/net/tcp6 && cat /perm/tls/server.crt"])
+        .catch(() => "");
+      if (served !== "") {
+        this.fingerprint = createHash("sha256").update(new X509Certificate(served).raw).digest("hex");
+        return;
+      }
+      if (Date.now() > deadline) throw new Error(`capsuled does not serve: ${await this.log()}`);
       await sleep(20);
     }
   }
 
   /** The end of capsuled's log, for a failure. */
-  log(): string {
-    const path = join(this.host.perm, "log/capsuled.log");
-    return existsSync(path) ? readFileSync(path, "utf8").split("\n").slice(-30).join("\n") : "no log";
+  async log(): Promise<string> {
+    return await this.host.exec(["tail", "-n", "30", "/perm/log/capsuled.log"]).catch(() => "no log");
   }
 
   async stop(): Promise<void> {
     await this.host.stop();
     rmSync(this.dir, { recursive: true, force: true });
   }
-}
-
-/** Pid inside → pid on this host, of every process below a capsule's PID 1. */
-function hostPids(initPid: number): Map<number, number> {
-  const found = new Map<number, number>();
-  const visit = (pid: number): void => {
-    let status: string;
-    let children: string;
-    try {
-      status = readFileSync(`/proc/${pid}/status`, "utf8");
-      children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
-    } catch {
-      return; // ended meanwhile
-    }
-    const ids = /^NSpid:\s+(.*)$/m.exec(status)?.[1]?.split(/\s+/) ?? [];
-    // The second is the one in the capsule; containers have namespaces below it.
-    if (ids[1] !== undefined) found.set(Number(ids[1]), pid);
-    for (const child of children.trim().split(" ")) if (child !== "") visit(Number(child));
-  };
-  visit(initPid);
-  return found;
 }

@@ -25,7 +25,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
     }
 }
 
-fn ask(request: &str) -> std::io::Result<String> {
+pub fn ask(request: &str) -> std::io::Result<String> {
     let mut socket = UnixStream::connect(CONTROL_SOCKET)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     socket.write_all(format!("{request}\n").as_bytes())?;

@@ -4,6 +4,7 @@ mod archive_mode;
 mod ctl;
 mod log_mode;
 mod pid1;
+mod power_button;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ const USAGE: &str = "usage:
   capsule-init [--config FILE]               run as PID 1 (--as-child: run below another PID 1, for tests)
   capsule-init check-config FILE             check a service table, print every fault
   capsule-init ctl status|reboot|poweroff|start NAME|stop NAME|restart NAME
+  capsule-init power-button                  power the machine off when its button is pressed
   capsule-init log DIR max-bytes N files N   log writer of a container, started by containerd's shim
   capsule-init archive pack|unpack|stat --root R PATH";
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some("log" | "max-bytes" | "files") => log_mode::main(&args),
         Some("archive") => archive_mode::main(&args[1..]),
         Some("ctl") => ctl::main(&args[1..]),
+        Some("power-button") => power_button::main(),
         Some("check-config") => pid1::check_config(&args[1..]),
         Some("version") => {
             println!("{}", env!("CARGO_PKG_VERSION"));

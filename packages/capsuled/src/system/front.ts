@@ -1,9 +1,7 @@
-/** What only a machine has and a namespace has not: a console and a power button. */
+/** What only a machine has and a namespace has not: a console. (Its power button is capsule-init's.) */
 import { hostname } from "node:os";
 import type { Logger } from "pino";
 import { type ConsoleFacts, startConsole } from "./console.ts";
-import { requestShutdown } from "./init.ts";
-import { onPowerButton } from "./power-button.ts";
 import { ownAddresses } from "./usage.ts";
 
 export function startFront(
@@ -15,10 +13,6 @@ export function startFront(
     logDir: "/perm/log",
     log,
   });
-  onPowerButton(() => {
-    log.info("the power button was pressed");
-    requestShutdown("poweroff").catch((error: unknown) => log.error({ err: error }, "the capsule does not go down"));
-  }, log);
 }
 
 /** IPv4 first; addresses of the link alone are of no use without the name of a link. */

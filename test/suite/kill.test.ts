@@ -3,7 +3,6 @@
  * that ran is disturbed.
  */
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { TestCapsule } from "../support/test-capsule.ts";
@@ -33,21 +32,22 @@ const manifest = Array.from(
   (_, i) => `kind: Container\nname: c${i}\ncontainer: {image: "bare:1"}\n`,
 ).join("---\n");
 
-/** Start times on this host of all containers' first processes, by their pids. */
+/** Pid and start time, as the capsule sees them, of all containers' first processes. */
 async function running(): Promise<Map<string, string>> {
   const tasks = await capsule.host.exec(["ctr", "-n", "capsule", "tasks", "ls"]);
   const found = new Map<string, string>();
+  // Of what ends between the two looks there is no line: the comparison will tell.
+  const stats = await capsule.host.exec(["sh", "-c", "cat /proc/[0-9]*/stat 2>/dev/null || true"]);
+  const startTimes = new Map(
+    stats
+      .split("\n")
+      .map((stat) => [stat.slice(0, stat.indexOf(" ")), stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]]),
+  );
   for (const line of tasks.split("\n").slice(1)) {
     const [id, pid, state] = line.trim().split(/\s+/);
     if (state !== "RUNNING" || id === undefined) continue;
-    const hostPid = capsule.hostPid(Number(pid));
-    if (hostPid === undefined) continue;
-    try {
-      const stat = readFileSync(`/proc/${hostPid}/stat`, "utf8");
-      found.set(id, `${hostPid} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`);
-    } catch {
-      // It ended between the two looks: the comparison will tell.
-    }
+    const startTime = startTimes.get(pid ?? "");
+    if (startTime !== undefined) found.set(id, `${pid} ${startTime}`);
   }
   return found;
 }
@@ -68,7 +68,7 @@ test(`${count} containers come up while capsuled is killed ${kills} times, and n
       assert.equal(seen.get(id) ?? process, process, `container ${id} was restarted`);
       seen.set(id, process);
     }
-    process.kill(pid, "SIGKILL");
+    await capsule.host.exec(["kill", "-9", String(pid)]).catch(() => "");
     killed++;
   }
   console.log(`${seen.size} ran at the last kill`);

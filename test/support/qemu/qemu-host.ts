@@ -1,0 +1,160 @@
+/** A capsule in a virtual machine: the image as it is built, and beside its initramfs an agent for the tests. */
+import { existsSync } from "node:fs";
+import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { espOffset } from "../../../image/disk/layout.ts";
+import { diskPath } from "../../../image/image.ts";
+import { buildKernel } from "../../../image/kernel.ts";
+import { kvmWorks } from "../../../image/qemu/kvm.ts";
+import { copyDisk, Machine } from "../../../image/qemu/machine.ts";
+import { CommandError, run } from "../../../image/run.ts";
+import type { Host } from "../host.ts";
+
+const agentPort = 50_010;
+const bootTimeoutMs = 180_000;
+const filesDir = join(import.meta.dirname, "../../../image/files");
+
+export interface QemuHostOptions {
+  readonly dir: string;
+  /** Further disks of the machine: paths of raw images. */
+  readonly disks?: readonly string[];
+  readonly memoryMib?: number;
+  /** Called with the disk before it is booted for the first time. */
+  readonly prepare?: (disk: string) => Promise<void>;
+}
+
+export class QemuHost implements Host {
+  readonly runner = "qemu";
+  readonly port: number;
+  readonly #agent: number;
+  readonly #options: QemuHostOptions;
+  readonly #endpoints = new Map<number, number>();
+  machine: Machine;
+
+  private constructor(options: QemuHostOptions, ports: { api: number; agent: number }, machine: Machine) {
+    this.#options = options;
+    this.port = ports.api;
+    this.#agent = ports.agent;
+    this.machine = machine;
+  }
+
+  static async start(options: QemuHostOptions): Promise<QemuHost> {
+    if (!existsSync(diskPath)) throw new Error("build/disk.raw is missing: run `make image`");
+    await mkdir(options.dir, { recursive: true });
+    const disk = join(options.dir, "disk.raw");
+    await copyDisk(diskPath, disk);
+    await addAgent(disk, options.dir);
+    await options.prepare?.(disk);
+    const ports = { api: await freePort(), agent: await freePort() };
+    const host = new QemuHost(options, ports, await powerOn(options, ports));
+    await host.untilAgent();
+    return host;
+  }
+
+  async untilAgent(): Promise<void> {
+    const deadline = Date.now() + bootTimeoutMs;
+    for (;;) {
+      const up = await this.exec(["true"]).then(
+        () => true,
+        () => false,
+      );
+      if (up) return;
+      if (!this.machine.isAlive() || Date.now() > deadline)
+        throw new Error(`the machine did not come up:\n${this.machine.console().slice(-3_000)}`);
+      await sleep(200);
+    }
+  }
+
+  async exec(argv: readonly string[], input = ""): Promise<string> {
+    const response = await fetch(`http://127.0.0.1:${this.#agent}/`, {
+      method: "POST",
+      body: JSON.stringify({ argv, input: Buffer.from(input).toString("base64") }),
+      // A forwarded port takes connections before anybody is behind it.
+      signal: AbortSignal.timeout(60_000),
+    });
+    const { code, stdout, stderr } = (await response.json()) as { code: number; stdout: string; stderr: string };
+    if (code !== 0) throw new CommandError(argv, code, stderr);
+    return Buffer.from(stdout, "base64").toString("utf8");
+  }
+
+  async endpoint(port: number): Promise<string> {
+    let local = this.#endpoints.get(port);
+    if (local === undefined) {
+      local = await freePort();
+      await this.machine.forward(local, port);
+      this.#endpoints.set(port, local);
+    }
+    return `127.0.0.1:${local}`;
+  }
+
+  async cutPower(): Promise<void> {
+    await this.machine.cutPower();
+  }
+
+  async startAgain(): Promise<void> {
+    this.#endpoints.clear();
+    this.machine = await powerOn(this.#options, { api: this.port, agent: this.#agent });
+    await this.untilAgent();
+  }
+
+  async stop(): Promise<void> {
+    if (!this.machine.isAlive()) return;
+    await this.machine.pressPower();
+    if (await this.machine.untilOff(60_000)) return;
+    const console = this.machine.console().slice(-2_000);
+    await this.machine.cutPower();
+    throw new Error(`the machine did not go down by its power button within 60 s:\n${console}`);
+  }
+}
+
+async function powerOn(options: QemuHostOptions, ports: { api: number; agent: number }): Promise<Machine> {
+  return await Machine.start({
+    dir: options.dir,
+    disks: [join(options.dir, "disk.raw"), ...(options.disks ?? [])],
+    forwards: [
+      [ports.api, 50_000],
+      [ports.agent, agentPort],
+    ],
+    kvm: await kvmWorks((await buildKernel()).vmlinuz),
+    memoryMib: options.memoryMib ?? 2_048,
+  });
+}
+
+/** Adds an archive with the agent and its service to what GRUB loads. The slot and its initramfs stay as they are built. */
+async function addAgent(disk: string, dir: string): Promise<void> {
+  const tree = join(dir, "extra.tree");
+  const archive = join(dir, "extra.cpio");
+  await mkdir(join(tree, "extra/usr/lib/capsule"), { recursive: true });
+  await mkdir(join(tree, "extra/etc/capsule"), { recursive: true });
+  await copyFile(join(import.meta.dirname, "agent.mjs"), join(tree, "extra/usr/lib/capsule/test-agent.mjs"));
+  const init = JSON.parse(await readFile(join(filesDir, "etc/capsule/init.json"), "utf8")) as { services: unknown[] };
+  init.services.unshift({ name: "test-agent", argv: ["/usr/bin/node", "/usr/lib/capsule/test-agent.mjs"] });
+  await writeFile(join(tree, "extra/etc/capsule/init.json"), JSON.stringify(init));
+  await run([
+    "sh",
+    "-ec",
+    'cd "$1"; find . -mindepth 1 | cpio --quiet --create --format=newc --owner=0:0 >"$2"',
+    "sh",
+    tree,
+    archive,
+  ]);
+  const esp = `${disk}@@${espOffset}`;
+  const config = join(dir, "grub.cfg");
+  await run(["mcopy", "-n", "-i", esp, "::/EFI/BOOT/grub.cfg", config]);
+  const text = await readFile(config, "utf8");
+  await writeFile(config, text.replace(/^(initrd .*)$/m, "$1 /capsule/extra"));
+  await run(["mcopy", "-o", "-i", esp, config, "::/EFI/BOOT/grub.cfg"]);
+  await run(["mcopy", "-o", "-i", esp, archive, "::/capsule/extra"]);
+  await rm(tree, { recursive: true });
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
+  const address = server.address();
+  await new Promise((done) => server.close(done));
+  if (address === null || typeof address === "string") throw new Error("no free port");
+  return address.port;
+}
