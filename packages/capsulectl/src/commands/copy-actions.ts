@@ -100,7 +100,10 @@ async function copyOut(capsule: Capsule, { name, path }: Remote, destination: st
         yield chunk;
       }
     };
-    await pipeline(data, tar.stdin);
+    await pipeline(data, tar.stdin).catch((error: NodeJS.ErrnoException) => {
+      // tar ends at the archive's end and does not wait for the padding behind it: its exit code tells.
+      if (error.code !== "EPIPE" && error.code !== "ERR_STREAM_PREMATURE_CLOSE") throw error;
+    });
     await tar.ended;
     const modes = disarm(tree);
     // `/` and `dir/.` come as their contents.

@@ -21,7 +21,7 @@ export async function ensureBridge(bridge: string, subnets: Subnets, prefix: rea
   // Before it is up: while the kernel still looks for duplicates of the bridge's own link-local address, one or two seconds,
   // it solicits no neighbour for packets that it forwards (ndisc_send_ns), and calls from outside wait.
   const dad = [`net.ipv6.conf.${name}.accept_dad=0`, `net.ipv6.conf.${name}.dad_transmits=0`];
-  await runTool([...prefix, "sysctl", "-e", "-q", "-w", ...dad]);
+  await setSysctls(dad, prefix);
   const bits4 = subnets.cidr4.slice(subnets.cidr4.indexOf("/"));
   const bits6 = subnets.cidr6.slice(subnets.cidr6.indexOf("/"));
   const lines = [
@@ -31,17 +31,24 @@ export async function ensureBridge(bridge: string, subnets: Subnets, prefix: rea
     `address replace ${subnets.gateway6}${bits6} dev ${name} nodad`,
   ];
   await runTool([...prefix, "ip", "-batch", "-"], `${lines.join("\n")}\n`);
-  await runTool([
-    ...[...prefix, "sysctl", "-e", "-q", "-w"],
+  const settings = [
     "net.ipv4.ip_forward=1",
     "net.ipv6.conf.all.forwarding=1",
     // Lets the capsule reach ports of workloads on 127.0.0.1; the firewall keeps workloads from using it.
     `net.ipv4.conf.${name}.route_localnet=1`,
     // Where br_netfilter is loaded it would translate a hairpin inside the bridge, past the masquerade that it needs.
-    // Unknown where it is not loaded: hence -e.
     "net.bridge.bridge-nf-call-iptables=0",
     "net.bridge.bridge-nf-call-ip6tables=0",
-  ]);
+  ];
+  await setSysctls(settings, prefix);
+}
+
+/** Those that the kernel has: others belong to modules that are not loaded. (busybox' `sysctl -e` fails for them.) */
+async function setSysctls(settings: readonly string[], prefix: readonly string[]): Promise<void> {
+  const script =
+    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
+    'for one; do file=/proc/sys/$(echo "${one%%=*}" | tr . /); [ ! -e "$file" ] || echo "${one#*=}" >"$file" || exit 1; done';
+  await runTool([...prefix, "sh", "-c", script, "sh", ...settings]);
 }
 
 /**
