@@ -42,8 +42,12 @@ export const imagePackages: readonly ImagePackage[] = [
       "usr/bin/findmnt",
       "usr/bin/lsblk",
       "usr/bin/setpriv",
-      "usr/bin/partx",
     ],
+  },
+  {
+    name: "util-linux-extra",
+    reason: "tells the kernel of a partition that has grown",
+    keep: ["usr/bin/resizepart", "usr/sbin/resizepart"],
   },
   {
     name: "mount",

@@ -70,6 +70,12 @@ export async function growPartition({ disk }: BootDisk, { device }: Partition): 
   const number = /(\d+)$/.exec(device)?.[1] ?? "";
   await runTool(["sfdisk", "--no-reread", "--no-tell-kernel", "--relocate", "gpt-bak-std", disk]);
   await runTool(["sfdisk", "--no-reread", "--no-tell-kernel", "-N", number, disk], ", +\n");
+  const table = JSON.parse(await runTool(["sfdisk", "--json", disk])) as {
+    partitiontable: { partitions: { node: string; size: number }[] };
+  };
+  const sectors = table.partitiontable.partitions.find(({ node }) => node === device)?.size;
+  if (sectors === undefined) throw new SubstrateError(`${device} is no more in the partition table of ${disk}`);
   // The kernel takes a new size of one partition while others of the disk are mounted; a whole new table it does not.
-  await runTool(["partx", "--update", "--nr", number, disk]);
+  // (partx --update would remove the partition and add it again, without its name.)
+  await runTool(["resizepart", disk, number, String(sectors)]);
 }
