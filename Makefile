@@ -49,12 +49,17 @@ test: check build ## Everything that must pass
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
 	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/suite/*.test.ts" "test/namespace/*.test.ts"
+	@# The machine: the suite again but what 200 containers and hundreds of calls would need under emulation, then its own tests.
+	@[ "$$(uname -m)" = x86_64 ] || { echo "not on x86_64: the machine's tests are not run"; exit 0; }; \
+	$(node) image/image.ts && \
+	CAPSULE_RUNNER=qemu $(node) --test --test-reporter=spec --test-concurrency=1 test/suite/workloads.test.ts test/suite/keys.test.ts test/suite/foreign-client.test.ts "test/qemu/*.test.ts"
 
 docs: generate ## Write the references from the sources (docs/cli.md, docs/manifest.md)
 	@$(node) scripts/docs.ts
 
 bench: build ## Measure against the bare tools; prints a table, writes build/bench.json
 	@$(node) bench/bench.ts
+	@$(node) image/image.ts && $(node) bench/boot.ts
 
 clean: ## Remove everything built, but no cache
 	@rm -rf build/bundle build/layer build/images native/target packages/api/src/gen packages/capsuled/src/gen

@@ -1,0 +1,84 @@
+/** How long a machine takes from power on to its API, and where the time goes. Prints a table; part of `make bench`. */
+import { mkdtempSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { connect } from "node:tls";
+import { diskPath } from "../image/image.ts";
+import { QemuHost } from "../test/support/qemu/qemu-host.ts";
+
+interface Boot {
+  readonly [what: string]: number;
+}
+
+async function untilApi(port: number): Promise<void> {
+  for (;;) {
+    const socket = connect({ host: "127.0.0.1", port, rejectUnauthorized: false, timeout: 2_000 });
+    const done = await new Promise<boolean>((resolve) => {
+      socket.once("secureConnect", () => resolve(true));
+      socket.once("error", () => resolve(false));
+      socket.once("timeout", () => resolve(false));
+    }).finally(() => socket.destroy());
+    if (done) return;
+    await sleep(50);
+  }
+}
+
+/** Seconds since power on at which each step was reached. */
+async function timesOf(host: QemuHost, poweredOn: number, apiAt: number): Promise<Boot> {
+  const uptime = Number((await host.exec(["cut", "-d", " ", "-f", "1", "/proc/uptime"])).trim());
+  const kernelAt = (Date.now() - poweredOn) / 1000 - uptime;
+  const { initramfsSeconds } = JSON.parse(await host.exec(["cat", "/run/capsule/boot.json"])) as {
+    initramfsSeconds: number;
+  };
+  const log = await host.exec(["cat", "/perm/log/init.log"]);
+  const epoch = Number((await host.exec(["date", "+%s.%N"]).catch(() => host.exec(["date", "+%s"]))).trim()) * 1000;
+  const startedAt = (service: string): number => {
+    const times = [...log.matchAll(new RegExp(`^(\\S+) ${service}: started`, "gm"))].map(([, time = ""]) =>
+      Date.parse(time),
+    );
+    return kernelAt + uptime - (epoch - (times.at(-1) ?? Number.NaN)) / 1000;
+  };
+  return {
+    "firmware and GRUB, to the kernel": kernelAt,
+    "kernel and initramfs, to capsule-init": kernelAt + initramfsSeconds,
+    "disk ready, containerd started": startedAt("containerd"),
+    "containerd ready, capsuled started": startedAt("capsuled"),
+    "API answers": (apiAt - poweredOn) / 1000,
+  };
+}
+
+const dir = mkdtempSync(join(tmpdir(), "capsule-boot-"));
+const poweredOn = Date.now();
+const host = await QemuHost.start({ dir: join(dir, "machine") });
+try {
+  await untilApi(host.port);
+  const first = await timesOf(host, poweredOn, Date.now());
+  await sleep(5_000);
+  await host.machine.pressPower();
+  await host.machine.untilOff(60_000);
+  const again = Date.now();
+  const restarted = host.startAgain();
+  await Promise.all([restarted, untilApi(host.port)]);
+  const second = await timesOf(host, again, Date.now());
+  await sleep(10_000);
+  const memory = /^Mem:\s+(\d+)\s+(\d+)/m.exec(await host.exec(["free", "-m"]));
+  const lines = Object.keys(first).map(
+    (what) => `| ${what} | ${first[what]?.toFixed(1)} s | ${second[what]?.toFixed(1)} s |`,
+  );
+  console.log(
+    [
+      "",
+      `Boot, ${host.machine.options.kvm ? "KVM" : "TCG"}, 2 processors:`,
+      "",
+      "| seconds since power on | first boot | second |",
+      "| --- | --- | --- |",
+    ]
+      .concat(lines, "", `Memory in use after boot, with the tests' agent: ${memory?.[2]} MB of ${memory?.[1]} MB.`)
+      .concat(`Disk image in use: ${Math.round((statSync(diskPath).blocks * 512) / 1e6)} MB.`)
+      .join("\n"),
+  );
+} finally {
+  await host.stop();
+  rmSync(dir, { recursive: true, force: true });
+}
