@@ -1,7 +1,7 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down image qemu qemu-stop deps generate build check lint test bench docs clean
+.PHONY: help up down image qemu qemu-stop test-qemu deps generate build check lint test bench docs clean
 
 node := node_modules/.bin/node
 units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
@@ -49,10 +49,10 @@ test: check build ## Everything that must pass
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
 	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/suite/*.test.ts" "test/namespace/*.test.ts"
-	@# The machine: the suite again but what 200 containers and hundreds of calls would need under emulation, then its own tests.
-	@[ "$$(uname -m)" = x86_64 ] || { echo "not on x86_64: the machine's tests are not run"; exit 0; }; \
-	$(node) image/image.ts && \
-	CAPSULE_RUNNER=qemu $(node) --test --test-reporter=spec --test-concurrency=1 test/suite/workloads.test.ts test/suite/keys.test.ts test/suite/foreign-client.test.ts "test/qemu/*.test.ts"
+
+test-qemu: image ## The suite and the machine's own tests in QEMU (ROUNDS=10 reboots and power cuts; about 15 minutes with 4)
+	@# Not in `make test` yet: it must show first that it is steady on slower machines. fuzz and kill would take too long emulated.
+	@CAPSULE_RUNNER=qemu $(node) --test --test-reporter=spec --test-concurrency=1 test/suite/workloads.test.ts test/suite/keys.test.ts test/suite/foreign-client.test.ts "test/qemu/*.test.ts"
 
 docs: generate ## Write the references from the sources (docs/cli.md, docs/manifest.md)
 	@$(node) scripts/docs.ts
