@@ -32,12 +32,12 @@ async function timesOf(host: QemuHost, poweredOn: number, apiAt: number): Promis
     initramfsSeconds: number;
   };
   const log = await host.exec(["cat", "/perm/log/init.log"]);
-  const epoch = Number((await host.exec(["date", "+%s.%N"]).catch(() => host.exec(["date", "+%s"]))).trim()) * 1000;
+  // The machine's clock is this host's: QEMU's RTC follows it.
   const startedAt = (service: string): number => {
     const times = [...log.matchAll(new RegExp(`^(\\S+) ${service}: started`, "gm"))].map(([, time = ""]) =>
       Date.parse(time),
     );
-    return kernelAt + uptime - (epoch - (times.at(-1) ?? Number.NaN)) / 1000;
+    return ((times.at(-1) ?? Number.NaN) - poweredOn) / 1000;
   };
   return {
     "firmware and GRUB, to the kernel": kernelAt,
