@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { connect } from "node:tls";
+import { answersTls } from "../image/answers.ts";
 import { diskPath } from "../image/image.ts";
 import { QemuHost } from "../test/support/qemu/qemu-host.ts";
 
@@ -12,16 +12,7 @@ interface Boot {
 }
 
 async function untilApi(port: number): Promise<void> {
-  for (;;) {
-    const socket = connect({ host: "127.0.0.1", port, rejectUnauthorized: false, timeout: 2_000 });
-    const done = await new Promise<boolean>((resolve) => {
-      socket.once("secureConnect", () => resolve(true));
-      socket.once("error", () => resolve(false));
-      socket.once("timeout", () => resolve(false));
-    }).finally(() => socket.destroy());
-    if (done) return;
-    await sleep(50);
-  }
+  while (!(await answersTls(port))) await sleep(50);
 }
 
 /** Seconds since power on at which each step was reached. */

@@ -1,10 +1,10 @@
 /** The initramfs: busybox, the modules that can lead to a slot, and one script. */
-import { cp, lutimes, mkdir, readdir, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Kernel } from "./kernel.ts";
 import { bootModules } from "./modules.ts";
 import { run } from "./run.ts";
-import { sourceDate } from "./source-date.ts";
+import { clampTimes } from "./source-date.ts";
 
 const applets =
   "sh cat cp dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root uname".split(" ");
@@ -71,9 +71,4 @@ async function copyModules({ version, root }: Kernel, tree: string): Promise<voi
     await cp(join(from, name), join(to, name));
   await run(["depmod", "-b", tree, "-w", version]);
   await writeFile(join(tree, "boot-modules"), `${bootModules.join("\n")}\n`);
-}
-
-async function clampTimes(tree: string): Promise<void> {
-  for (const entry of await readdir(tree, { recursive: true, withFileTypes: true }))
-    await lutimes(join(entry.parentPath, entry.name), sourceDate, sourceDate);
 }

@@ -5,24 +5,13 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import {
-  chmod,
-  lstat,
-  lutimes,
-  mkdir,
-  readdir,
-  readFile,
-  readlink,
-  rename,
-  rm,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
+import { chmod, lstat, mkdir, readdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { suite, suiteSources } from "./apt.ts";
 import { imagePackages } from "./packages.ts";
 import { buildDir, cacheDir } from "./paths.ts";
 import { run } from "./run.ts";
+import { clampTimes, sourceDate } from "./source-date.ts";
 
 /** Directories that exist in every capsule and hold nothing in the image; mounts go there. */
 const emptyDirectories: readonly (readonly [path: string, mode: number])[] = [
@@ -74,7 +63,7 @@ export async function buildRootfs(): Promise<string> {
 }
 
 async function inputsHash(): Promise<string> {
-  const hash = createHash("sha256").update(suite).update(process.arch);
+  const hash = createHash("sha256").update(suite).update(process.arch).update(String(sourceDate));
   for (const file of ["packages.ts", "rootfs.ts"]) hash.update(await readFile(join(import.meta.dirname, file)));
   return hash.digest("hex").slice(0, 16);
 }
@@ -214,15 +203,6 @@ async function writeCaBundle(root: string): Promise<void> {
   await mkdir(join(root, "etc/ssl/certs"), { recursive: true });
   await writeFile(join(root, "etc/ssl/certs/ca-certificates.crt"), `${texts.join("\n")}\n`);
   await rm(from, { recursive: true });
-}
-
-/** The time of the build must not be in the image: the same packages give the same bytes. */
-async function clampTimes(root: string): Promise<void> {
-  const fixed = new Date("2025-08-09T00:00:00Z"); // the day trixie was released
-  for (const entry of await readdir(root, { recursive: true, withFileTypes: true })) {
-    const path = join(entry.parentPath, entry.name);
-    await lutimes(path, fixed, fixed);
-  }
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -6,8 +6,8 @@ import { X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { connect } from "node:tls";
 import { buildImages } from "../../test/images/build.ts";
+import { answersTls } from "../answers.ts";
 import { buildLayer } from "../layer.ts";
 import { repositoryRoot } from "../paths.ts";
 import { buildRootfs } from "../rootfs.ts";
@@ -57,7 +57,7 @@ async function ensureCapsule(chosen: StartOptions): Promise<Capsule> {
 /** Waits until the API takes connections, and adopts the capsule as a context of its own name, pinned to its key. */
 async function adopt(capsule: Capsule): Promise<void> {
   const deadline = Date.now() + 30_000;
-  while (!(await answers(capsule.port))) {
+  while (!(await answersTls(capsule.port))) {
     if (Date.now() > deadline)
       throw new Error(`the API does not answer: see ${join(capsule.perm, "log/capsuled.log")}`);
     await sleep(50);
@@ -74,20 +74,6 @@ async function adopt(capsule: Capsule): Promise<void> {
     },
   );
   step(`adopted as context "${capsule.name}"`);
-}
-
-async function answers(port: number): Promise<boolean> {
-  return await new Promise((resolve) => {
-    // A port that the host forwards takes connections only when there is somebody behind it.
-    const socket = connect({ host: "127.0.0.1", port, rejectUnauthorized: false, minVersion: "TLSv1.3" });
-    socket.setTimeout(2_000, () => socket.destroy());
-    socket.once("secureConnect", () => {
-      resolve(true);
-      socket.destroy();
-    });
-    socket.once("error", () => resolve(false));
-    socket.once("close", () => resolve(false));
-  });
 }
 
 /** Serves the example and asks it for its page, as a user would. */

@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { copyFile, mkdir, open, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { stripVTControlCharacters } from "node:util";
 import { startTimeOf } from "../namespace/registry.ts";
 import { run } from "../run.ts";
 import { qmp } from "./qmp.ts";
@@ -83,8 +84,7 @@ export class Machine {
   console(): string {
     const path = join(this.options.dir, "serial.log");
     const text = existsSync(path) ? readFileSync(path, "utf8") : "";
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is taken out
-    return text.replace(/\u001b\[[0-9;=?]*[A-Za-z]/g, "").replaceAll("\r", "");
+    return stripVTControlCharacters(text).replaceAll("\r", "");
   }
 
   async untilConsole(pattern: RegExp, timeoutMs: number): Promise<string> {

@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { connect as tlsConnect } from "node:tls";
+import { answersTls } from "../answers.ts";
 import { diskPath } from "../image.ts";
 import { buildKernel } from "../kernel.ts";
 import { buildDir } from "../paths.ts";
@@ -66,21 +66,11 @@ async function optionsOf(): Promise<MachineOptions> {
 
 async function untilAnswers(machine: Machine, at: number): Promise<void> {
   const deadline = Date.now() + 180_000;
-  while (!(await answers(at))) {
+  while (!(await answersTls(at))) {
     if (!machine.isAlive()) throw new Error(`the machine ended; see ${join(dir, "serial.log")}`);
     if (Date.now() > deadline) throw new Error(`no answer within 180 s; see ${join(dir, "serial.log")}`);
     await sleep(100);
   }
-}
-
-/** A TLS handshake: a forwarded port accepts connections before anybody is behind it. */
-async function answers(at: number): Promise<boolean> {
-  const socket = tlsConnect({ host: "127.0.0.1", port: at, rejectUnauthorized: false, timeout: 2_000 });
-  return await new Promise<boolean>((resolve) => {
-    socket.once("secureConnect", () => resolve(true));
-    socket.once("error", () => resolve(false));
-    socket.once("timeout", () => resolve(false));
-  }).finally(() => socket.destroy());
 }
 
 async function stop(): Promise<void> {

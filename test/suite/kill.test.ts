@@ -5,6 +5,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { Random } from "../support/random.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 const count = 200;
@@ -17,15 +18,6 @@ before(async () => {
   capsule = await TestCapsule.start("kill", ["bare"]);
 });
 after(async () => await capsule?.stop());
-
-/** A linear congruential generator (Numerical Recipes), so that a run can be repeated. */
-function random(): () => number {
-  let state = seed;
-  return () => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    return state / 2 ** 32;
-  };
-}
 
 const manifest = Array.from(
   { length: count },
@@ -55,13 +47,13 @@ async function running(): Promise<Map<string, string>> {
 test(`${count} containers come up while capsuled is killed ${kills} times, and none is disturbed`, {
   timeout: 420_000,
 }, async () => {
-  const next = random();
+  const random = new Random(seed);
   const applied = await capsule.apply(manifest);
   assert.equal(applied.code, 0, applied.stderr);
   const seen = new Map<string, string>();
   let killed = 0;
   while (killed < kills) {
-    await sleep(100 + next() * 1_400);
+    await sleep(100 + random.below(1_400));
     const pid = await capsule.capsuledPid();
     if (pid === undefined) continue;
     for (const [id, process] of await running()) {

@@ -1,5 +1,5 @@
 /** What a command works with: the capsule that was chosen, connected when it is first needed. */
-import { timestampDate } from "@bufbuild/protobuf/wkt";
+import { type Timestamp, timestampDate } from "@bufbuild/protobuf/wkt";
 import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
 import type { Client } from "@connectrpc/connect";
 import { type Context, parseHost, readConfig, readKey } from "./config.ts";
@@ -75,7 +75,11 @@ export async function withCapsule<T>(chosen: string | undefined, work: (capsule:
 
 /** Makes tokens fit the capsule's clock, before a call that could not be made twice. */
 export async function followClock(identity: Capsule["identity"]): Promise<void> {
-  const { time } = await identity.getIdentity({});
+  followTime((await identity.getIdentity({})).time);
+}
+
+/** Makes tokens fit the clock that the capsule told: one of the two may be wrong. */
+export function followTime(time: Timestamp | undefined): void {
   if (time !== undefined && Math.abs(timestampDate(time).getTime() - Date.now()) > toleratedSkewMs)
     useCapsuleTime(timestampDate(time));
 }

@@ -1,13 +1,14 @@
 import { hostname, userInfo } from "node:os";
 import { createInterface } from "node:readline/promises";
-import { durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
+import { durationMs } from "@bufbuild/protobuf/wkt";
 import { IdentityService, Role } from "@capsule/api";
 import { ensureKey, parseHost, readConfig, updateConfig } from "../config.ts";
-import { connect, useCapsuleTime } from "../connection.ts";
+import { connect } from "../connection.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { note, printTable, say, span } from "../output.ts";
 import { toCliError } from "../rpc-errors.ts";
+import { followTime } from "../session.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/;
 
@@ -34,9 +35,7 @@ export async function adopt(
     if (wanted === undefined && options.yes !== true && !pinned) {
       await askToTrust(host, capsuleName, shortId, connection.fingerprint);
     }
-    // Tokens must fit the capsule's clock: one of the two may be wrong.
-    if (time !== undefined && Math.abs(timestampDate(time).getTime() - Date.now()) > 4_000)
-      useCapsuleTime(timestampDate(time));
+    followTime(time);
     connection.authenticate(capsuleId);
     if (!adopted) {
       if (claimWindow === undefined) {

@@ -45,10 +45,12 @@ export async function ensureBridge(bridge: string, subnets: Subnets, prefix: rea
 
 /** Those that the kernel has: others belong to modules that are not loaded. (busybox' `sysctl -e` fails for them.) */
 async function setSysctls(settings: readonly string[], prefix: readonly string[]): Promise<void> {
-  const script =
-    // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's
-    'for one; do file=/proc/sys/$(echo "${one%%=*}" | tr . /); [ ! -e "$file" ] || echo "${one#*=}" >"$file" || exit 1; done';
-  await runTool([...prefix, "sh", "-c", script, "sh", ...settings]);
+  const pairs = settings.flatMap((setting) => {
+    const [name = "", value = ""] = setting.split("=");
+    return [`/proc/sys/${name.replaceAll(".", "/")}`, value];
+  });
+  const script = 'while [ $# -gt 0 ]; do [ ! -e "$1" ] || echo "$2" >"$1" || exit 1; shift 2; done';
+  await runTool([...prefix, "sh", "-c", script, "sh", ...pairs]);
 }
 
 /**
