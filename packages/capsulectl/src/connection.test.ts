@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { connect as connectHttp2 } from "node:http2";
 import type { AddressInfo } from "node:net";
 import { after, before, test } from "node:test";
 import { createServer, type Server } from "node:tls";
@@ -48,4 +49,14 @@ test("another server than the pinned one is refused before a byte is sent", asyn
 
 test("nobody there", async () => {
   await assert.rejects(connect({ host: "127.0.0.1:1", key: undefined, fingerprint: undefined }), /cannot be reached/);
+});
+
+test("another session of the process may send before it is connected", async () => {
+  const session = connectHttp2(`https://${host}`, { rejectUnauthorized: false });
+  session.on("error", () => undefined);
+  const stream = session.request({ ":path": "/" });
+  stream.on("error", () => undefined);
+  await new Promise<void>((connected) => session.once("connect", () => connected()));
+  assert.ok((session.state.effectiveLocalWindowSize ?? 0) > 65_535, "its window is wide");
+  session.destroy();
 });

@@ -25,7 +25,10 @@ subscribe("http2.client.stream.created", (message) => {
   const { session } = (message as { readonly stream: ClientHttp2Stream }).stream;
   if (session === undefined || widened.has(session)) return;
   widened.add(session);
-  session.setLocalWindowSize(windowBytes);
+  const widen = (): void => session.setLocalWindowSize(windowBytes);
+  // Ours has a socket that is open already; another session of this process may still be connecting, and has no window then.
+  if (session.connecting) session.once("connect", widen);
+  else widen();
 });
 
 export interface Connection {
