@@ -2,7 +2,7 @@
 import { cp, mkdir, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Kernel } from "./kernel.ts";
-import { bootModules } from "./modules.ts";
+import { diskModules, filesystemModules } from "./modules.ts";
 import { run } from "./run.ts";
 import { clampTimes } from "./source-date.ts";
 
@@ -58,7 +58,7 @@ async function copyModules({ version, root }: Kernel, tree: string): Promise<voi
   const from = join(root, "usr/lib/modules", version);
   const to = join(tree, "lib/modules", version);
   const needed = new Set<string>();
-  for (const name of bootModules) {
+  for (const name of [...diskModules, ...filesystemModules]) {
     const shown = await run(["modprobe", "-d", join(root, "usr"), "-S", version, "--show-depends", name]);
     for (const [, path = ""] of shown.matchAll(/^insmod (\S+)/gm))
       needed.add(path.slice(path.indexOf(version) + version.length + 1));
@@ -70,5 +70,5 @@ async function copyModules({ version, root }: Kernel, tree: string): Promise<voi
   for (const name of ["modules.builtin", "modules.builtin.modinfo", "modules.order"])
     await cp(join(from, name), join(to, name));
   await run(["depmod", "-b", tree, "-w", version]);
-  await writeFile(join(tree, "boot-modules"), `${bootModules.join("\n")}\n`);
+  await writeFile(join(tree, "filesystem-modules"), `${filesystemModules.join("\n")}\n`);
 }

@@ -141,9 +141,9 @@ export function isKept(path: string): boolean {
   return kept.some((entry) => plain === entry || plain.startsWith(`${entry}/`));
 }
 
-/** What must be loaded to find and mount a slot, whatever machine it is; those that a machine lacks do nothing. */
-export const bootModules: readonly string[] = [
-  // Disks: virtual, SATA, NVMe, USB, SD and MMC, Hyper-V, VMware, common RAID controllers.
+/** Drivers of disks that may carry a slot: the initramfs has them, and loads those whose device is there. */
+export const diskModules: readonly string[] = [
+  // Virtual, SATA, NVMe, USB, SD and MMC, Hyper-V, VMware, common RAID controllers.
   "virtio_pci",
   "virtio_blk",
   "virtio_scsi",
@@ -166,7 +166,7 @@ export const bootModules: readonly string[] = [
   "vmw_pvscsi",
   "mpt3sas",
   "megaraid_sas",
-  // Filesystems of a slot.
-  "squashfs",
-  "overlay",
 ];
+
+/** What mounts a slot: no device asks for these, so they are loaded by name. */
+export const filesystemModules: readonly string[] = ["squashfs", "overlay"];

@@ -13,21 +13,30 @@ import { Network } from "./network/network.ts";
 import { Pulls } from "./reconcile/pulls.ts";
 import { Reconciler } from "./reconcile/reconciler.ts";
 import { openContainerd } from "./runtime/container/index.ts";
-import { capsuleService } from "./server/capsule.ts";
+import { capsuleService, type Hardware } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
 import { workloadService } from "./server/workload.ts";
+import { readBootDisk } from "./storage/substrate/disk.ts";
+import { readPoolUsage } from "./storage/substrate/pool-usage.ts";
+import { repairFilesystem } from "./storage/substrate/repair.ts";
+import { readStorageStatus } from "./storage/substrate/status.ts";
+import { permDevice } from "./storage/substrate/substrate.ts";
 import { Store } from "./store/store.ts";
+import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
-import { readStorageStatus } from "./system/storage-status.ts";
+import { untilAccepts, untilExists } from "./system/ready.ts";
 import { WorkloadManager } from "./workload/manager.ts";
 
 const port = Number(process.env["CAPSULE_PORT"] ?? 50_000);
 const workloadsDir = "/perm/workloads";
 const authDir = "/run/capsule/auth";
+const containerdSocket = "/run/containerd/containerd.sock";
+/** Made by whoever brings /perm up: the runner, or storage/substrate/main.ts. */
+const permReadyFile = "/run/capsule/perm-ready";
 /** Exists when the capsule itself goes down (capsule-init): then the workloads end too. */
 const shutdownFile = "/run/capsule/shutdown";
 /** capsule-init gives capsuled 45 s; workloads that want longer are cut. In milliseconds. */
@@ -40,6 +49,8 @@ process.on("unhandledRejection", (error) => {
   process.exit(1);
 });
 
+// Loading this program takes longer than making the disk ready: capsule-init starts both at once.
+await untilExists(permReadyFile);
 await mkdir("/perm/capsule", { recursive: true });
 await mkdir(workloadsDir, { recursive: true });
 const store = new Store("/perm/state.db");
@@ -54,10 +65,12 @@ const machine = openMachine();
 const storage = readStorageStatus();
 const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
-const { driver, images } = await openContainerd({ socket: "/run/containerd/containerd.sock", log });
+const { driver, images } = await openContainerd({ socket: containerdSocket, log });
 const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
 const reconciler = new Reconciler({ store, driver, images, network, pulls, workloadsDir, log });
 const manager = new WorkloadManager({ store, images, allocate: (uid) => network.addressesOf(uid) });
+
+const hardware = machine.mode === "namespace" ? undefined : await openHardware();
 
 const server = await startServer({
   port,
@@ -67,7 +80,7 @@ const server = await startServer({
   log,
   routes: (router) => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
-    router.service(CapsuleService, capsuleService({ identity, store, machine, storage, log }));
+    router.service(CapsuleService, capsuleService({ identity, store, machine, storage, hardware, log }));
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
     reflection(router, [IdentityService, CapsuleService, WorkloadService, ImageService]);
@@ -89,6 +102,8 @@ if (machine.mode !== "namespace") {
     };
   }, log);
 }
+// The API answers without it, and says of it that it is not there.
+await untilAccepts(containerdSocket);
 await reconciler.start();
 
 const stop = async (): Promise<void> => {
@@ -107,4 +122,14 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
       process.exit(1);
     });
   });
+}
+
+async function openHardware(): Promise<Hardware> {
+  const { disk, slot } = await readBootDisk();
+  return {
+    slot,
+    disks: () => readDisks(disk),
+    pools: readPoolUsage,
+    repairPerm: (dryRun) => repairFilesystem(permDevice, dryRun),
+  };
 }

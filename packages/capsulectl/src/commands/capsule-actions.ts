@@ -1,7 +1,14 @@
 import { createInterface } from "node:readline/promises";
 import { create, toJson } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
-import { type Filesystem, GetInfoResponseSchema, SystemLogLineSchema, SystemStatsResponseSchema } from "@capsule/api";
+import {
+  type Disk,
+  type Filesystem,
+  GetInfoResponseSchema,
+  type PoolUsage,
+  SystemLogLineSchema,
+  SystemStatsResponseSchema,
+} from "@capsule/api";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { bytes, clean, note, print, printDone, printJson, printMessage, say, sayJson, span } from "../output.ts";
@@ -15,7 +22,7 @@ export async function info({ capsule: chosen, format }: Globals): Promise<void> 
     const skew = answer.time === undefined ? 0 : timestampDate(answer.time).getTime() - Date.now();
     const facts: [string, string][] = [
       ["Name", `${answer.hostname} (${answer.shortId}), at ${host}`],
-      ["Version", `${answer.version} (${answer.commit}), ${answer.mode}`],
+      ["Version", `${answer.version} (${answer.commit}), ${answer.mode}${answer.slot && `, slot ${answer.slot}`}`],
       [
         "System",
         `${answer.architecture}, kernel ${answer.kernel}, ${answer.cpus} processors, ${bytes(answer.memoryBytes)} memory`,
@@ -24,7 +31,8 @@ export async function info({ capsule: chosen, format }: Globals): Promise<void> 
       ["Workloads", `${answer.workloads}, ${answer.workloadsRunning} running`],
       ["Addresses", answer.addresses.join(", ")],
       ["Fingerprint", answer.fingerprint],
-      ["Disks", answer.filesystems.map(diskText).join(", ")],
+      ["Storage", [...answer.filesystems.map(filesystemText), ...answer.pools.map(poolText)].join(", ")],
+      ["Disks", answer.disks.map(diskText).join(", ")],
       [
         "Services",
         answer.services
@@ -42,7 +50,7 @@ export async function info({ capsule: chosen, format }: Globals): Promise<void> 
         Math.abs(skew) < 2_000 ? "as yours" : `${span(Math.abs(skew))} ${skew > 0 ? "ahead of" : "behind"} yours`,
       ],
     ];
-    for (const [title, value] of facts) say(`${`${title}:`.padEnd(12)} ${value}`);
+    for (const [title, value] of facts.filter(([, value]) => value !== "")) say(`${`${title}:`.padEnd(12)} ${value}`);
     for (const warning of answer.warnings) note(`Warning: ${warning}`);
   });
 }
@@ -94,7 +102,7 @@ export async function stats(
             { title: "CAPSULED", value: ({ capsuledMemoryBytes }) => bytes(capsuledMemoryBytes) },
             { title: "NET IN", value: ({ networkReceiveBytes }) => bytes(networkReceiveBytes) },
             { title: "NET OUT", value: ({ networkTransmitBytes }) => bytes(networkTransmitBytes) },
-            { title: "DISK", value: ({ filesystems }) => filesystems.map(diskText).join(", ") },
+            { title: "DISK", value: ({ filesystems }) => filesystems.map(filesystemText).join(", ") },
           ],
         );
       }
@@ -116,16 +124,29 @@ export async function goDown(
   { yes = false }: { yes?: boolean },
 ): Promise<void> {
   await withCapsule(chosen, async ({ capsule, name }) => {
-    if (!yes) await confirm(verb, name);
+    if (!yes) await confirm(verb, `${verb} "${name}", with all its workloads?`);
     await (verb === "reboot" ? capsule.reboot({}) : capsule.shutdown({}));
     await printDone(format, [{ kind: "capsule", name, action: `${verb} is under way` }]);
   });
 }
 
-async function confirm(verb: string, name: string): Promise<void> {
+export async function repair(
+  { capsule: chosen, format }: Globals,
+  { dryRun = false, yes = false }: { dryRun?: boolean; yes?: boolean },
+): Promise<void> {
+  await withCapsule(chosen, async ({ capsule, name }) => {
+    if (!yes && !dryRun)
+      await confirm("repair", `Repair /perm of "${name}"? What cannot be put back in its place goes to lost+found.`);
+    for await (const { text } of capsule.repairPerm({ dryRun })) note(text);
+    await printDone(format, [{ kind: "capsule", name, action: dryRun ? "left as it is (--dry-run)" : "repaired" }]);
+    if (!dryRun) note("Start it again to use /perm: capsulectl capsule reboot");
+  });
+}
+
+async function confirm(verb: string, question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new CliError(`Give --yes to ${verb} without being asked.`, exitCode.usage);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
-  const answer = await terminal.question(`${verb} "${name}", with all its workloads? [y/N] `);
+  const answer = await terminal.question(`${question} [y/N] `);
   terminal.close();
   if (!/^y(es)?$/i.test(answer.trim())) throw new CliError("Nothing was done.");
 }
@@ -146,6 +167,16 @@ export async function version({ capsule: chosen, format }: Globals): Promise<voi
   if (structured) await printJson(format, { client, ...(capsule === undefined ? {} : { capsule }) });
 }
 
-function diskText({ mountPath, usedBytes, sizeBytes }: Filesystem): string {
+function filesystemText({ mountPath, usedBytes, sizeBytes }: Filesystem): string {
   return `${mountPath} ${bytes(usedBytes)} of ${bytes(sizeBytes)}`;
+}
+
+function poolText({ name, usedBytes, sizeBytes, metadataPercent }: PoolUsage): string {
+  const metadata = metadataPercent > 0 ? ` (metadata ${metadataPercent.toFixed(0)} %)` : "";
+  return `pool ${name} ${bytes(usedBytes)} of ${bytes(sizeBytes)}${metadata}`;
+}
+
+function diskText({ name, model, sizeBytes, system, removable }: Disk): string {
+  const notes = [model, system ? "system" : "", removable ? "removable" : ""].filter((text) => text !== "");
+  return `${name} ${bytes(sizeBytes)}${notes.length === 0 ? "" : ` (${notes.join(", ")})`}`;
 }

@@ -29,6 +29,14 @@ export function addCapsuleCommands(program: Command): void {
     .command("hostname <name>")
     .description("set its host name")
     .action(async (name: string, _: object, command: Command) => (await actions()).hostname(globalsOf(command), name));
+  capsule
+    .command("repair")
+    .description("repair a damaged /perm, when `capsule info` says that it is")
+    .option("--dry-run", "only say what would be done")
+    .option("--yes", "do not ask")
+    .action(async (options: { dryRun?: boolean; yes?: boolean }, command: Command) =>
+      (await actions()).repair(globalsOf(command), options),
+    );
   for (const [verb, text] of [
     ["reboot", "stop the workloads in order and restart it"],
     ["shutdown", "stop the workloads in order and switch it off"],

@@ -8,16 +8,29 @@ import { type CapsuleService, Phase } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { type ServerIdentity, shortId } from "../auth/identity.ts";
+import { CapsuleError } from "../errors.ts";
+import type { PoolUsage } from "../storage/substrate/pool-usage.ts";
+import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { Store } from "../store/store.ts";
+import type { Disk } from "../system/disks.ts";
 import { initStatus, requestShutdown } from "../system/init.ts";
 import { readSystemLogs } from "../system/logs.ts";
 import type { Machine } from "../system/machine.ts";
-import type { StorageStatus } from "../system/storage-status.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
 import { intervalMs, ticks } from "./ticks.ts";
 
 const run = promisify(execFile);
+/** What only a machine has; a namespace has none of it. */
+export interface Hardware {
+  /** The slot that runs: "a" or "b". */
+  readonly slot: string;
+  disks(): Promise<Disk[]>;
+  pools(): Promise<PoolUsage[]>;
+  /** Lines of the repair of /perm. */
+  repairPerm(dryRun: boolean): AsyncIterable<string>;
+}
+
 /** Above this part of a disk in use, somebody must be told. */
 const fullRatio = 0.9;
 /** Lines of each service that are sorted in memory when nothing less was asked for. */
@@ -30,21 +43,29 @@ export function capsuleService({
   store,
   machine,
   storage,
+  hardware,
   log,
 }: {
   readonly identity: ServerIdentity;
   readonly store: Store;
   readonly machine: Machine;
   readonly storage: StorageStatus;
+  readonly hardware: Hardware | undefined;
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
     async getInfo() {
-      const [filesystems, init, versions, usage] = await Promise.all([
+      const [filesystems, init, versions, usage, disks, pools] = await Promise.all([
         readFilesystems(),
         initStatus().catch(() => undefined),
         componentVersions(),
         readUsage(),
+        hardware?.disks() ?? [],
+        // A disk that is at fault is among the warnings; the rest of the answer is what helps then.
+        hardware?.pools().catch((error: unknown) => {
+          log.warn({ err: error }, "the fill of the pool cannot be read");
+          return undefined;
+        }) ?? [],
       ]);
       const full = filesystems.filter(({ sizeBytes, usedBytes }) => Number(usedBytes) > Number(sizeBytes) * fullRatio);
       const workloads = store.workloads.list();
@@ -71,6 +92,7 @@ export function capsuleService({
           ...full.map(
             ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
           ),
+          ...(pools === undefined ? ["The fill of the pool cannot be read; the log of capsuled says why"] : []),
           ...(init === undefined ? ["capsule-init does not answer"] : init.configFaults),
         ],
         services: (init?.services ?? []).map(({ name, state, pid, restarts }) => ({
@@ -78,6 +100,13 @@ export function capsuleService({
           state,
           pid: pid ?? 0,
           restarts,
+        })),
+        slot: hardware?.slot ?? "",
+        disks,
+        pools: (pools ?? []).map((pool) => ({
+          ...pool,
+          sizeBytes: BigInt(pool.sizeBytes),
+          usedBytes: BigInt(pool.usedBytes),
         })),
       };
     },
@@ -108,6 +137,13 @@ export function capsuleService({
     async setHostname({ hostname }) {
       await machine.setHostname(hostname);
       return {};
+    },
+    async *repairPerm({ dryRun }) {
+      if (storage.repairable !== true || hardware === undefined) {
+        const why = storage.state === "ready" ? "/perm is in use and has no damage that is known" : storage.message;
+        throw new CapsuleError("precondition", `There is nothing to repair: ${why}`, { reason: "NOT_DAMAGED" });
+      }
+      for await (const text of hardware.repairPerm(dryRun)) yield { text };
     },
     async reboot() {
       await goDown("reboot", log);

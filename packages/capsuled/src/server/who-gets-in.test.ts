@@ -43,6 +43,7 @@ const table: Readonly<Record<string, Expected>> = {
   "CapsuleService/SystemLogs": "viewer",
   "CapsuleService/SystemStats": "viewer",
   "CapsuleService/SetHostname": "admin",
+  "CapsuleService/RepairPerm": "admin",
   "CapsuleService/Reboot": "admin",
   "CapsuleService/Shutdown": "admin",
   "WorkloadService/Apply": "operator",

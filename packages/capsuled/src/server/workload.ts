@@ -13,11 +13,11 @@ import {
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 import type { RuntimeDriver } from "../runtime/driver.ts";
+import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { Change } from "../store/changes.ts";
 import type { EventRecord } from "../store/events.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
-import type { StorageStatus } from "../system/storage-status.ts";
 import type { WorkloadManager } from "../workload/manager.ts";
 import { StatsSampler } from "../workload/stats.ts";
 import { callOf } from "./call.ts";

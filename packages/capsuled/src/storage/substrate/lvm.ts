@@ -41,6 +41,19 @@ export class Lvm {
     }));
   }
 
+  /** How full the thin pool is; undefined while there is none. */
+  async poolFill(): Promise<{ sizeBytes: number; dataPercent: number; metadataPercent: number } | undefined> {
+    const columns = "lv_name,lv_size,data_percent,metadata_percent";
+    const rows = await this.#report("lv", ["lvs", "-o", columns, groupName]);
+    const pool = rows.find((row) => row["lv_name"] === poolName);
+    if (pool === undefined) return undefined;
+    return {
+      sizeBytes: Number(pool["lv_size"]),
+      dataPercent: Number(pool["data_percent"]),
+      metadataPercent: Number(pool["metadata_percent"]),
+    };
+  }
+
   async createPhysicalVolume(): Promise<void> {
     await this.#run(["pvcreate", "--yes", "--zero", "y", this.#device]);
   }

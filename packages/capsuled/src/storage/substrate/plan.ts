@@ -51,7 +51,12 @@ export type Step =
 
 /** The disk holds something that is not ours, or is not as it can be. Told to people; nothing was changed. */
 export class SubstrateError extends Error {
-  override readonly name = "SubstrateError";
+  override readonly name: string = "SubstrateError";
+}
+
+/** The filesystem of `/perm` needs a repair that may lose something: a person's decision. */
+export class DamagedError extends SubstrateError {
+  override readonly name = "DamagedError";
 }
 
 export const groupName = "capsule";

@@ -4,9 +4,9 @@ import { join } from "node:path";
 import { runTool, ToolError } from "../../tool.ts";
 import { type BootDisk, growPartition, permPartition } from "./disk.ts";
 import { Lvm } from "./lvm.ts";
-import { groupName, nextStep, type Observed, permName, type Step, SubstrateError } from "./plan.ts";
+import { DamagedError, groupName, nextStep, type Observed, permName, type Step, SubstrateError } from "./plan.ts";
 
-const permDevice = `/dev/${groupName}/${permName}`;
+export const permDevice = `/dev/${groupName}/${permName}`;
 /** More than any disk needs: a step that changes nothing would otherwise go on for ever. */
 const maxSteps = 30;
 const fsckTimeoutMs = 30 * 60_000;
@@ -93,8 +93,10 @@ async function checkPerm(say: Say): Promise<void> {
     if (!(error instanceof ToolError)) throw error;
     // 1 and 2 (bits): errors were corrected.
     if (/code [123]\b/.test(error.message)) return say("disk: /perm was repaired");
-    throw new SubstrateError(
-      `The filesystem of /perm (${permDevice}) is damaged in a way that needs a decision, and was not mounted: nothing was changed. (${error.message})`,
+    throw new DamagedError(
+      `The filesystem of /perm (${permDevice}) is damaged in a way that needs a decision, and was not mounted: nothing was changed. ` +
+        "`capsulectl capsule repair --dry-run` says what a repair would do, `capsulectl capsule repair` does it.",
+      { cause: error },
     );
   }
 }

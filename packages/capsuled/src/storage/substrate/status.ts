@@ -6,6 +6,8 @@ export interface StorageStatus {
   readonly state: "ready" | "degraded";
   /** Why, for people; empty when ready. */
   readonly message: string;
+  /** The filesystem of `/perm` is damaged, and a repair may help. */
+  readonly repairable?: boolean;
 }
 
 /** In a namespace `/perm` is the host's: ready. */
