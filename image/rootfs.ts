@@ -49,6 +49,7 @@ export async function buildRootfs(): Promise<string> {
     await makeSkeleton(root);
     const kept = await copyKept(debian, root);
     await copyLibraries(debian, root, kept);
+    await writePackageList(debian, root);
     await linkBusybox(root);
     await writeCaBundle(root);
     await clampTimes(root);
@@ -66,6 +67,43 @@ async function inputsHash(): Promise<string> {
   const hash = createHash("sha256").update(suite).update(process.arch).update(String(sourceDate));
   for (const file of ["packages.ts", "rootfs.ts"]) hash.update(await readFile(join(import.meta.dirname, file)));
   return hash.digest("hex").slice(0, 16);
+}
+
+/** In the tree: what it is made of, for the bill of materials (sbom.ts) and for whoever looks inside. */
+export const packageListPath = "usr/lib/capsule/packages.json";
+
+/** A Debian package that something in the tree came from. */
+export interface DebianPackage {
+  readonly name: string;
+  readonly version: string;
+  readonly architecture: string;
+  readonly source: string;
+}
+
+/** For each archive a line with its facts, then its files, each behind a blank. $1 is the tree, the list goes beside it. */
+const listContents = `
+for deb in "$1"/var/cache/apt/archives/*.deb; do
+  dpkg-deb -W --showformat='\${Package}\t\${Version}\t\${Architecture}\t\${source:Package}\n' "$deb"
+  dpkg-deb --fsys-tarfile "$deb" | tar -t | sed 's/^/ /'
+done >"$1.contents"`;
+
+/** Keeps the names of those packages that a file of the root came from. */
+async function writePackageList(debian: string, root: string): Promise<void> {
+  const packages: DebianPackage[] = [];
+  let current: DebianPackage | undefined;
+  for (const line of (await readFile(`${debian}.contents`, "utf8")).split("\n")) {
+    if (!line.startsWith(" ")) {
+      const [name = "", version = "", architecture = "", source = name] = line.split("\t");
+      current = name === "" ? undefined : { name, version, architecture, source };
+    } else if (current !== undefined && packages.at(-1) !== current && !line.endsWith("/")) {
+      if (await exists(join(root, withoutMergedLinks(line.slice(1).replace(/^\.\//, ""))))) packages.push(current);
+    }
+  }
+  if (packages.length < imagePackages.length)
+    throw new Error(`only ${packages.length} packages were found in ${debian}.contents`);
+  packages.sort((a, b) => (a.name < b.name ? -1 : 1));
+  await mkdir(dirname(join(root, packageListPath)), { recursive: true });
+  await writeFile(join(root, packageListPath), `${JSON.stringify(packages, undefined, 1)}\n`);
 }
 
 /** All packages and what they depend on, unpacked only: no script of a package runs, and none needs to. */
@@ -86,6 +124,8 @@ async function extractDebian(directory: string): Promise<void> {
       "--variant=extract",
       `--include=${imagePackages.map((entry) => entry.name).join(",")}`,
       ...aptOptions.map((option) => `--aptopt=${option}`),
+      // The archives are gone afterwards, and with them which file came from which version of which package.
+      `--extract-hook=${listContents}`,
       suite,
       directory,
       sources,

@@ -1,6 +1,7 @@
 // Bundles capsuled and capsulectl into one file each (capsulectl: with its lazily loaded parts beside it), under
 // build/bundle. Run by `npm run bundle`.
 
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { build } from "esbuild";
 
@@ -20,9 +21,11 @@ const common = {
   },
 } as const;
 
-await Promise.all([
+const [{ metafile }] = await Promise.all([
   build({
     ...common,
+    // What is in it, for the bill of materials (image/sbom.ts).
+    metafile: true,
     entryPoints: {
       capsuled: join(root, "packages/capsuled/src/main.ts"),
       storage: join(root, "packages/capsuled/src/storage/substrate/main.ts"),
@@ -41,3 +44,5 @@ await Promise.all([
     minifyWhitespace: true,
   }),
 ]);
+
+await writeFile(join(root, "build/bundle/capsuled.meta.json"), JSON.stringify({ inputs: metafile.inputs }));

@@ -43,7 +43,9 @@ want sfdisk fdisk
 want cpio cpio
 want zstd zstd
 want grub-mkimage grub-common
+want swtpm swtpm
 [ -e /usr/lib/grub/x86_64-efi ] || [ "$(uname -m)" != x86_64 ] || missing="$missing grub-efi-amd64-bin"
+[ -e /usr/lib/grub/i386-pc ] || [ "$(uname -m)" != x86_64 ] || missing="$missing grub-pc-bin"
 # The machine that it is tested on.
 want qemu-system-x86_64 qemu-system-x86
 want qemu-img qemu-utils

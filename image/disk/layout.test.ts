@@ -8,12 +8,14 @@ test("partitions follow each other, aligned, and leave room for GPT's copy", () 
   for (const disk of [minDiskBytes(), 8 * GiB, 8 * GiB + 12_345, 4_000 * GiB]) {
     const partitions = layoutOf(disk);
     let end = 1024 * 1024;
-    for (const { startBytes, sizeBytes } of partitions) {
+    for (const { startBytes, sizeBytes } of partitions.slice(0, 4)) {
       assert.equal(startBytes, end);
       assert.equal(startBytes % (1024 * 1024), 0);
       end = startBytes + sizeBytes;
     }
     assert.ok(end <= disk - 33 * 512);
+    const bios = partitions[4];
+    assert.ok(bios !== undefined && bios.startBytes >= 34 * 512 && bios.startBytes + bios.sizeBytes <= 1024 * 1024);
   }
 });
 

@@ -13,6 +13,9 @@ const alignment = MiB;
 /** GPT keeps a copy of its table at the end: 33 sectors, rounded up. */
 const tail = MiB;
 
+/** Behind the table, before the first aligned partition: GRUB for BIOS. */
+const biosOffset = 34 * sectorBytes;
+
 /** Where the boot partition begins. */
 export const espOffset = alignment;
 export const espBytes = 256 * MiB;
@@ -25,13 +28,14 @@ const types = {
   esp: "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
   linux: "0FC63DAF-8483-4772-8E79-3D69D8477DE4",
   lvm: "E6D6D379-F507-44C2-A23C-238F2A3DF928",
+  bios: "21686148-6449-6E6F-744E-656564454649",
 } as const;
 
 export interface Partition {
   /** From 1. */
   readonly number: number;
   /** GPT name, by which it is found. */
-  readonly name: "CAPSULEBOOT" | "slot_a" | "slot_b" | "PERM";
+  readonly name: "CAPSULEBOOT" | "slot_a" | "slot_b" | "PERM" | "BIOSBOOT";
   readonly type: string;
   readonly startBytes: number;
   readonly sizeBytes: number;
@@ -67,6 +71,7 @@ export function layoutOf(diskBytes: number, slotBytes: number = defaultSlotBytes
     { number: 2, name: "slot_a", type: types.linux, startBytes: slotA, sizeBytes: slotBytes },
     { number: 3, name: "slot_b", type: types.linux, startBytes: slotA + slotBytes, sizeBytes: slotBytes },
     { number: 4, name: "PERM", type: types.lvm, startBytes: perm, sizeBytes: end - perm },
+    { number: 5, name: "BIOSBOOT", type: types.bios, startBytes: biosOffset, sizeBytes: alignment - biosOffset },
   ];
 }
 

@@ -1,15 +1,18 @@
 /** Virtual machines that boot the OS image: `make qemu` and the acceptance tests. */
 import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, readFileSync } from "node:fs";
 import { copyFile, mkdir, open, rm, writeFile } from "node:fs/promises";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import { startTimeOf } from "../namespace/registry.ts";
 import { run } from "../run.ts";
 import { qmp } from "./qmp.ts";
+import { startTpm } from "./tpm.ts";
 
-const firmware = "/usr/share/OVMF";
+const firmwareDir = "/usr/share/OVMF";
 
 export interface MachineOptions {
   /** For its own files: firmware variables, sockets, the serial log. */
@@ -21,10 +24,12 @@ export interface MachineOptions {
   readonly kvm: boolean;
   readonly memoryMib?: number;
   readonly cpus?: number;
-  /** "file": serial.log in `dir`. "stdio": this terminal. */
-  readonly serial?: "file" | "stdio";
-  /** Socket of a swtpm; none without it. */
-  readonly tpmSocket?: string;
+  /** Where the serial line leads, beside serial.log in `dir`: nowhere but `typeKey` (the default), or this terminal. */
+  readonly serial?: "log" | "stdio";
+  /** Default "uefi". */
+  readonly firmware?: "uefi" | "bios";
+  /** A TPM 2.0, whose state stays in `dir`. */
+  readonly tpm?: boolean;
 }
 
 export class Machine {
@@ -43,11 +48,12 @@ export class Machine {
     const { dir } = options;
     await mkdir(dir, { recursive: true });
     const variables = join(dir, "firmware.fd");
-    if (!existsSync(variables)) await copyFile(join(firmware, "OVMF_VARS_4M.fd"), variables);
+    if (!existsSync(variables)) await copyFile(join(firmwareDir, "OVMF_VARS_4M.fd"), variables);
     await rm(join(dir, "qmp.sock"), { force: true });
+    const tpmSocket = options.tpm === true ? await startTpm(dir) : undefined;
     const log = await open(join(dir, "qemu.log"), "a", 0o600);
     const onTerminal = options.serial === "stdio";
-    const child = spawn("qemu-system-x86_64", argumentsOf(options, variables), {
+    const child = spawn("qemu-system-x86_64", argumentsOf(options, variables, tpmSocket), {
       detached: !onTerminal,
       stdio: onTerminal ? "inherit" : ["ignore", log.fd, log.fd],
     });
@@ -100,6 +106,14 @@ export class Machine {
     }
   }
 
+  /** Types on the terminal at its serial line. */
+  async typeKey(text: string): Promise<void> {
+    const socket = connect(join(this.options.dir, "serial.sock"));
+    await once(socket, "connect");
+    socket.end(text);
+    await once(socket.resume(), "close");
+  }
+
   async qmp(execute: string, args: Record<string, unknown> = {}): Promise<unknown> {
     return await qmp(join(this.options.dir, "qmp.sock"), execute, args);
   }
@@ -138,8 +152,9 @@ export async function copyDisk(from: string, to: string): Promise<void> {
   await run(["cp", "--sparse=always", "--reflink=auto", from, to]);
 }
 
-function argumentsOf(options: MachineOptions, variables: string): string[] {
-  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "file", tpmSocket } = options;
+function argumentsOf(options: MachineOptions, variables: string, tpmSocket: string | undefined): string[] {
+  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log" } = options;
+  const serialLog = `logfile=${join(dir, "serial.log")},logappend=on`;
   const forwarded = forwards.map(([host, guest]) => `,hostfwd=tcp:127.0.0.1:${host}-:${guest}`).join("");
   return [
     ["-M", `q35,accel=${kvm ? "kvm" : "tcg"},smm=off`],
@@ -147,8 +162,12 @@ function argumentsOf(options: MachineOptions, variables: string): string[] {
     ["-smp", String(cpus)],
     ["-m", String(memoryMib)],
     ["-nodefaults", "-display", "none"],
-    ["-drive", `if=pflash,format=raw,readonly=on,file=${join(firmware, "OVMF_CODE_4M.fd")}`],
-    ["-drive", `if=pflash,format=raw,file=${variables}`],
+    options.firmware === "bios"
+      ? []
+      : [
+          ["-drive", `if=pflash,format=raw,readonly=on,file=${join(firmwareDir, "OVMF_CODE_4M.fd")}`],
+          ["-drive", `if=pflash,format=raw,file=${variables}`],
+        ].flat(),
     // No cache=unsafe: what the machine flushes is on the host's disk, so that a cut of its power is a true one.
     ...disks.flatMap((path, i) => [
       ["-drive", `if=none,id=disk${i},file=${path},format=raw,discard=unmap,cache=writeback`],
@@ -160,13 +179,9 @@ function argumentsOf(options: MachineOptions, variables: string): string[] {
     ["-device", "i6300esb"],
     ["-qmp", `unix:${join(dir, "qmp.sock")},server=on,wait=off`],
     serial === "stdio"
-      ? [
-          "-chardev",
-          `stdio,id=serial0,mux=on,signal=off,logfile=${join(dir, "serial.log")}`,
-          "-serial",
-          "chardev:serial0",
-        ]
-      : ["-serial", `file:${join(dir, "serial.log")}`],
+      ? ["-chardev", `stdio,id=serial0,mux=on,signal=off,${serialLog}`]
+      : ["-chardev", `socket,id=serial0,path=${join(dir, "serial.sock")},server=on,wait=off,${serialLog}`],
+    ["-serial", "chardev:serial0"],
     tpmSocket === undefined
       ? []
       : [

@@ -15,7 +15,7 @@ import { copyDisk, Machine, type MachineOptions } from "./machine.ts";
 
 const dir = join(buildDir, "qemu");
 const disk = join(dir, "disk.raw");
-const { PORT = "50000", HEADLESS, PURGE, FORWARD = "", MEMORY_MIB = "2048", EXTRA_DISK = "" } = process.env;
+const { PORT = "50000", HEADLESS, PURGE, FORWARD = "", MEMORY_MIB = "2048", EXTRA_DISK = "", TPM, BIOS } = process.env;
 
 function port(text: string, name: string): number {
   const value = Number(text);
@@ -60,7 +60,9 @@ async function optionsOf(): Promise<MachineOptions> {
     ],
     kvm: await kvmWorks((await buildKernel()).vmlinuz),
     memoryMib: Number(MEMORY_MIB),
-    serial: HEADLESS === "1" ? "file" : "stdio",
+    serial: HEADLESS === "1" ? "log" : "stdio",
+    firmware: BIOS === "1" ? "bios" : "uefi",
+    tpm: TPM === "1",
   };
 }
 

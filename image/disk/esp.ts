@@ -1,0 +1,60 @@
+/** The boot partition: FAT with GRUB, its configuration, and kernel and initramfs of each slot; all that firmware must read. */
+import { readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { run } from "../run.ts";
+import type { Slot } from "../slot.ts";
+import { sourceDate } from "../source-date.ts";
+import { diskSignature } from "./layout.ts";
+
+/** What GRUB needs on every firmware to read a FAT partition and to start Linux. */
+export const grubModules: readonly string[] = [
+  "part_gpt",
+  "fat",
+  "normal",
+  "configfile",
+  "linux",
+  "echo",
+  "test",
+  "serial",
+  "terminal",
+  "loadenv",
+  "reboot",
+  "halt",
+  "sleep",
+];
+/** Where GRUB finds its configuration, on the boot partition. */
+export const grubDir = "/EFI/BOOT";
+
+/** Writes the filesystem to a file of its own. */
+export async function writeEsp({ vmlinuz, initrd }: Slot, target: string, sizeBytes: number): Promise<void> {
+  await writeFile(target, "");
+  await truncate(target, sizeBytes);
+  await run(["mkfs.vfat", "-F", "32", "-n", "CAPSULEBOOT", "-i", diskSignature, "--invariant", target]);
+  const grub = `${target}.grub`;
+  const config = `${target}.cfg`;
+  try {
+    await writeEfiGrub(grub, config);
+    const template = await readFile(join(import.meta.dirname, "../grub/grub.cfg"), "utf8");
+    await writeFile(config, template.replaceAll("@signature@", diskSignature));
+    for (const file of [grub, config, vmlinuz, initrd]) await utimes(file, sourceDate, sourceDate);
+    // -m keeps the files' times; mtools writes directories with the time of SOURCE_DATE_EPOCH.
+    const env = { SOURCE_DATE_EPOCH: String(sourceDate.getTime() / 1000), MTOOLS_SKIP_CHECK: "1", TZ: "UTC" };
+    const put = async (from: string, to: string): Promise<void> =>
+      void (await run(["mcopy", "-m", "-i", target, from, `::${to}`], { env }));
+    const dirs = ["/EFI", grubDir, "/capsule", "/capsule/a", "/capsule/b"];
+    await run(["mmd", "-i", target, ...dirs.map((dir) => `::${dir}`)], { env });
+    await put(grub, `${grubDir}/BOOTX64.EFI`);
+    await put(config, `${grubDir}/grub.cfg`);
+    await put(vmlinuz, "/capsule/a/vmlinuz");
+    await put(initrd, "/capsule/a/initrd");
+  } finally {
+    await rm(grub, { force: true });
+    await rm(config, { force: true });
+  }
+}
+
+async function writeEfiGrub(target: string, scratch: string): Promise<void> {
+  await writeFile(scratch, "configfile $prefix/grub.cfg\n");
+  const options = ["-O", "x86_64-efi", "-p", grubDir, "-c", scratch, "-o", target];
+  await run(["grub-mkimage", ...options, ...grubModules, "efi_gop"]);
+}

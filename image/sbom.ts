@@ -1,0 +1,133 @@
+/**
+ * The bill of materials of the image, SPDX 2.3 in JSON (https://spdx.github.io/spdx-spec/v2.3/): the Debian packages that
+ * files came from, the npm packages in the bundles, the crates, Node.js, the kernel. Packages are named by their purl.
+ */
+import { createHash } from "node:crypto";
+import { readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { suite } from "./apt.ts";
+import { buildKernel } from "./kernel.ts";
+import { buildDir, repositoryRoot } from "./paths.ts";
+import { buildRootfs, type DebianPackage, packageListPath } from "./rootfs.ts";
+import { sourceDate } from "./source-date.ts";
+
+interface Component {
+  /** `type:name`, unique. */
+  readonly id: string;
+  readonly name: string;
+  readonly version: string;
+  /** https://github.com/package-url/purl-spec. */
+  readonly purl: string;
+  /** SPDX expression; undefined when nobody stated one in a form that a program can read. */
+  readonly license?: string;
+}
+
+export async function writeSbom(target: string): Promise<void> {
+  const { version } = await readJson<{ version: string }>(join(repositoryRoot, "package.json"));
+  const components = [...(await debianComponents()), ...(await npmComponents()), ...(await crateComponents())];
+  const text = `${JSON.stringify(documentOf(version, components), undefined, 1)}\n`;
+  await writeFile(`${target}.new`, text);
+  await rename(`${target}.new`, target);
+}
+
+/** Pure: the same components give the same bytes. */
+export function documentOf(version: string, components: readonly Component[]): object {
+  const packages = components.map(({ id, name, version: versionInfo, purl, license }) => ({
+    SPDXID: spdxId(id),
+    name,
+    versionInfo,
+    downloadLocation: "NOASSERTION",
+    filesAnalyzed: false,
+    licenseConcluded: "NOASSERTION",
+    licenseDeclared: license ?? "NOASSERTION",
+    copyrightText: "NOASSERTION",
+    externalRefs: [{ referenceCategory: "PACKAGE-MANAGER", referenceType: "purl", referenceLocator: purl }],
+  }));
+  const root = {
+    SPDXID: "SPDXRef-capsule",
+    name: "capsule",
+    versionInfo: version,
+    downloadLocation: "NOASSERTION",
+    filesAnalyzed: false,
+    licenseConcluded: "NOASSERTION",
+    licenseDeclared: "Apache-2.0",
+    copyrightText: "NOASSERTION",
+    primaryPackagePurpose: "OPERATING-SYSTEM",
+  };
+  const digest = createHash("sha256").update(JSON.stringify(packages)).digest("hex");
+  return {
+    spdxVersion: "SPDX-2.3",
+    dataLicense: "CC0-1.0",
+    SPDXID: "SPDXRef-DOCUMENT",
+    name: `capsule-${version}`,
+    documentNamespace: `https://capsule.invalid/sbom/${digest}`,
+    creationInfo: { created: sourceDate.toISOString().replace(".000Z", "Z"), creators: ["Tool: capsule-make-image"] },
+    packages: [root, ...packages],
+    relationships: [
+      { spdxElementId: "SPDXRef-DOCUMENT", relationshipType: "DESCRIBES", relatedSpdxElement: root.SPDXID },
+      ...packages.map(({ SPDXID }) => ({
+        spdxElementId: root.SPDXID,
+        relationshipType: "CONTAINS",
+        relatedSpdxElement: SPDXID,
+      })),
+    ],
+  };
+}
+
+async function debianComponents(): Promise<Component[]> {
+  const list = await readJson<DebianPackage[]>(join(await buildRootfs(), packageListPath));
+  const [kernel = "", kernelVersion = ""] = (await buildKernel()).source.split(" ");
+  const kernelPackage = { name: kernel, version: kernelVersion, architecture: debianArchitecture, source: "linux" };
+  return [...list, kernelPackage].map(({ name, version, architecture, source }) => ({
+    id: `deb:${name}`,
+    name,
+    version,
+    purl: `pkg:deb/debian/${name}@${encodeURIComponent(version)}?arch=${architecture}&distro=${suite}&upstream=${source}`,
+  }));
+}
+
+const debianArchitecture = process.arch === "arm64" ? "arm64" : "amd64";
+
+/** What esbuild took into a bundle of the capsule, and the program that runs it. */
+async function npmComponents(): Promise<Component[]> {
+  const { packages } = await readJson<{ packages: Record<string, { version?: string; license?: string }> }>(
+    join(repositoryRoot, "package-lock.json"),
+  );
+  const { inputs } = await readJson<{ inputs: Record<string, unknown> }>(join(buildDir, "bundle/capsuled.meta.json"));
+  const paths = new Set(Object.keys(inputs).flatMap((path) => packageDirOf(path) ?? []));
+  paths.add(`node_modules/node-linux-${process.arch}`);
+  return [...paths].sort().flatMap((path) => {
+    const found = packages[path];
+    if (found?.version === undefined) return [];
+    const name = path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length);
+    const { version, license } = found;
+    const purl = `pkg:npm/${name.replace("@", "%40")}@${version}`;
+    return [{ id: `npm:${path}`, name, version, purl, ...(license === undefined ? {} : { license }) }];
+  });
+}
+
+/** `node_modules/@scope/name` or `node_modules/name`, of a file in it; undefined for our own. */
+function packageDirOf(path: string): string | undefined {
+  return /^(.*node_modules\/(?:@[^/]+\/)?[^/]+)\//.exec(path)?.[1];
+}
+
+async function crateComponents(): Promise<Component[]> {
+  const lock = await readFile(join(repositoryRoot, "native/Cargo.lock"), "utf8");
+  // Ours have no source. Crates for building only are among the others: Cargo.lock does not tell them apart.
+  const entry = /\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"\nsource = /g;
+  return [...lock.matchAll(entry)].map(([, name = "", version = ""]) => ({
+    id: `crate:${name}-${version}`,
+    name,
+    version,
+    purl: `pkg:cargo/${name}@${version}`,
+  }));
+}
+
+/** Letters, digits, "." and "-" only. */
+function spdxId(id: string): string {
+  return `SPDXRef-${id.replace(/[^A-Za-z0-9.]+/g, "-")}`;
+}
+
+async function readJson<T>(path: string): Promise<T> {
+  return JSON.parse(await readFile(path, "utf8")) as T;
+}
