@@ -32,19 +32,6 @@ async function countOf(): Promise<number> {
   return Number(spec.container.env[0]?.value);
 }
 
-async function bootId(): Promise<string> {
-  return (await host.exec(["cat", "/proc/sys/kernel/random/boot_id"])).trim();
-}
-
-/** Resolves when the machine has come up again by itself. */
-async function untilRebooted(before: string): Promise<void> {
-  const deadline = Date.now() + 180_000;
-  while ((await bootId().catch(() => before)) === before) {
-    if (Date.now() > deadline) throw new Error(`it did not reboot:\n${host.machine.console().slice(-2_000)}`);
-    await sleep(500);
-  }
-}
-
 test(`${rounds} reboots and power cuts`, { timeout: 1_500_000 }, async () => {
   assert.equal((await capsule.apply(sleeper("runs"), "--wait=60s")).code, 0);
   assert.equal((await capsule.apply(note(0), "--wait=60s")).code, 0);
@@ -54,7 +41,7 @@ test(`${rounds} reboots and power cuts`, { timeout: 1_500_000 }, async () => {
   let attempted = 0;
   for (let round = 0; round < rounds; round++) {
     const isCut = round % 2 === 0;
-    const boot = await bootId();
+    const boot = await host.bootId();
     const end = Date.now() + 500 + random.below(5_000);
     let down = false;
     const writing = (async () => {
@@ -71,7 +58,7 @@ test(`${rounds} reboots and power cuts`, { timeout: 1_500_000 }, async () => {
     down = true;
     await writing;
     if (isCut) await host.startAgain();
-    else await untilRebooted(boot);
+    else await host.untilRebooted(boot);
     await capsule.untilServing();
     assert.equal(capsule.fingerprint, fingerprint, "the same identity");
     const count = await countOf();

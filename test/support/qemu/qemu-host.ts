@@ -13,7 +13,7 @@ import { CommandError, run } from "../../../image/run.ts";
 import type { Host } from "../host.ts";
 
 const agentPort = 50_010;
-const bootTimeoutMs = 180_000;
+const bootTimeoutMs = 240_000;
 const filesDir = join(import.meta.dirname, "../../../image/files");
 
 export interface QemuHostOptions {
@@ -21,6 +21,7 @@ export interface QemuHostOptions {
   /** Further disks of the machine: paths of raw images. */
   readonly disks?: readonly string[];
   readonly memoryMib?: number;
+  readonly tpm?: boolean;
   /** Called with the disk before it is booted for the first time. */
   readonly prepare?: (disk: string) => Promise<void>;
 }
@@ -89,6 +90,21 @@ export class QemuHost implements Host {
     return `127.0.0.1:${local}`;
   }
 
+  /** Another one after each boot. */
+  async bootId(): Promise<string> {
+    return (await this.exec(["cat", "/proc/sys/kernel/random/boot_id"])).trim();
+  }
+
+  /** Resolves when the machine has come up again by itself. */
+  async untilRebooted(before: string): Promise<void> {
+    const deadline = Date.now() + bootTimeoutMs;
+    while ((await this.bootId().catch(() => before)) === before) {
+      if (Date.now() > deadline)
+        throw new Error(`the machine did not come up again:\n${this.machine.console().slice(-2_000)}`);
+      await sleep(500);
+    }
+  }
+
   async cutPower(): Promise<void> {
     await this.machine.cutPower();
   }
@@ -119,6 +135,7 @@ async function powerOn(options: QemuHostOptions, ports: { api: number; agent: nu
     ],
     kvm: await kvmWorks((await buildKernel()).vmlinuz),
     memoryMib: options.memoryMib ?? 2_048,
+    tpm: options.tpm ?? false,
   });
 }
 
