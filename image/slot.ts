@@ -55,3 +55,5 @@ async function writeSquashfs(sources: readonly string[], tree: string, target: s
   });
   await rm(tree, { recursive: true, force: true });
 }
+
+if (import.meta.main) console.log(JSON.stringify(await buildSlot()));

@@ -11,17 +11,17 @@ import { type ClientKey, readConfig, readKey } from "../../packages/capsulectl/s
 import { type Connection, connect } from "../../packages/capsulectl/src/connection.ts";
 import { Random } from "../support/random.ts";
 import { randomMessage } from "../support/random-message.ts";
-import { TestCapsule } from "../support/test-capsule.ts";
+import { emulated, TestCapsule } from "../support/test-capsule.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const random = new Random(seed);
-const messagesEach = Number(process.env["MESSAGES"] ?? 25);
+const messagesEach = Number(process.env["MESSAGES"] ?? (emulated ? 3 : 25));
 const services: readonly DescService[] = [IdentityService, CapsuleService, WorkloadService, ImageService];
 /** They would do what they are asked to. */
 const left: ReadonlySet<string> = new Set(["Reboot", "Shutdown", "SetHostname"]);
 /** A fault of ours, and not of the request. */
 const faults: ReadonlySet<Code> = new Set([Code.Internal, Code.Unknown, Code.DataLoss, Code.Unavailable]);
-const callMs = 400;
+const callMs = emulated ? 2_000 : 400;
 
 let capsule: TestCapsule;
 let connection: Connection;
@@ -142,7 +142,7 @@ describe("bytes that are no message", () => {
   test("every method", async () => {
     const pid = await capsule.capsuledPid();
     for (const { service, method } of methods) {
-      for (let i = 0; i < 6; i++) {
+      for (let i = 0; i < (emulated ? 2 : 6); i++) {
         const payload = random.bytes(random.pick([0, 1, 10, 1_000]));
         const framed = new Uint8Array(5 + payload.length);
         framed.set(payload, 5);

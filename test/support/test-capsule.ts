@@ -19,6 +19,9 @@ export interface Result {
   readonly stderr: string;
 }
 
+/** The capsule is a machine, and an emulated one where there is no KVM: everything takes longer. */
+export const emulated = process.env["CAPSULE_RUNNER"] === "qemu";
+
 export class TestCapsule {
   readonly host: Host;
   readonly dir: string;
@@ -33,8 +36,7 @@ export class TestCapsule {
   /** Starts and adopts one; the images of test/images are on it. `name` is made unique. $CAPSULE_RUNNER chooses on what. */
   static async start(name: string, images: readonly string[] = ["busybox", "hello", "bare"]): Promise<TestCapsule> {
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
-    if (process.env["CAPSULE_RUNNER"] === "qemu")
-      return await TestCapsule.on(await QemuHost.start({ dir: join(dir, "machine") }), dir, images);
+    if (emulated) return await TestCapsule.on(await QemuHost.start({ dir: join(dir, "machine") }), dir, images);
     mkdirSync(join(dir, "state"));
     const unique = `t-${name}-${process.pid.toString(36)}`;
     return await TestCapsule.on(await NamespaceHost.start({ name: unique, stateDir: join(dir, "state") }), dir, images);
