@@ -42,6 +42,9 @@ want mcopy mtools
 want sfdisk fdisk
 want cpio cpio
 want zstd zstd
+# Pools without device-mapper: the conformance tests make one on this machine.
+want mkfs.xfs xfsprogs
+want e2fsck e2fsprogs
 want grub-mkimage grub-common
 [ -e /usr/lib/grub/x86_64-efi ] || [ "$(uname -m)" != x86_64 ] || missing="$missing grub-efi-amd64-bin"
 # The machine that it is tested on.
