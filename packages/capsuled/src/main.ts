@@ -1,7 +1,7 @@
 /** capsuled: wiring, nothing else. */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
+import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
 import { readBoot } from "./auth/boot.ts";
 import { leewayS, maxLifetimeS } from "./auth/decide.ts";
 import { Gate } from "./auth/gate.ts";
@@ -18,7 +18,11 @@ import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
+import { volumeService } from "./server/volume.ts";
 import { workloadService } from "./server/workload.ts";
+import { openPools } from "./storage/pool/open.ts";
+import { VolumeController } from "./storage/volumes/controller.ts";
+import { VolumeManager } from "./storage/volumes/manager.ts";
 import { Store } from "./store/store.ts";
 import { startFront } from "./system/front.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
@@ -56,8 +60,17 @@ const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
 const { driver, images } = await openContainerd({ socket: "/run/containerd/containerd.sock", log });
 const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
-const reconciler = new Reconciler({ store, driver, images, network, pulls, workloadsDir, log });
-const manager = new WorkloadManager({ store, images, allocate: (uid) => network.addressesOf(uid) });
+const pools = await openPools();
+const volumes = new VolumeController({ store, pools, log });
+const volumeManager = new VolumeManager({ store, pools });
+const reconciler = new Reconciler({ store, driver, images, network, volumes, pulls, workloadsDir, log });
+const manager = new WorkloadManager({
+  store,
+  images,
+  volumes: volumeManager,
+  allocate: (uid) => network.addressesOf(uid),
+});
+await volumes.start();
 
 const server = await startServer({
   port,
@@ -69,8 +82,9 @@ const server = await startServer({
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
     router.service(CapsuleService, capsuleService({ identity, store, machine, storage, log }));
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
+    router.service(VolumeService, volumeService({ store, manager: volumeManager, controller: volumes, storage }));
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
-    reflection(router, [IdentityService, CapsuleService, WorkloadService, ImageService]);
+    reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, ImageService]);
   },
 });
 log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
@@ -97,6 +111,8 @@ const stop = async (): Promise<void> => {
   await server.stop(1_000);
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
+  if (goingDown) await volumes.unmountAll();
+  await volumes.stop();
   store.close();
   process.exit(0);
 };

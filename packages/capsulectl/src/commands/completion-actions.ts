@@ -89,11 +89,13 @@ async function names({ capsule: chosen }: Globals, command: Command, position: n
   if (group === "context") return Object.keys((await readConfig()).contexts);
   if (command.name() === "completion") return Object.keys(scripts);
   try {
-    return await withCapsule(chosen, async ({ workloads, images, identity }) => {
+    return await withCapsule(chosen, async ({ workloads, volumes, images, identity }) => {
       if (command.name() === "cp")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => `${spec?.name ?? ""}:/`);
       if (group === "workload")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? "");
+      if (group === "volume" && command.name() !== "create")
+        return (await volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? "");
       if (group === "image" && command.name() === "remove")
         return (await images.listImages({})).images.flatMap((image) => image.names);
       if (group === "registry") return (await images.listRegistries({})).registries.map(({ host }) => host);

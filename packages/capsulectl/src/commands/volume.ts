@@ -1,0 +1,54 @@
+import type { Command } from "commander";
+import { globalsOf } from "../globals.ts";
+
+const actions = () => import("./volume-actions.ts");
+
+export function addVolumeCommands(program: Command): void {
+  const volume = program
+    .command("volume")
+    .alias("vol")
+    .description("filesystems that outlive the workloads that mount them");
+  volume
+    .command("create <name>")
+    .description("make a volume and wait until it is there; manifests make them too (kind: Volume)")
+    .requiredOption("--size <size>", "such as 2GiB; it can grow and not shrink")
+    .option("-l, --label <key=value...>", "may be repeated")
+    .option("--pool <name>", "the pool to make it in (default: the default pool)")
+    .option("--owner <uid[:gid]>", "owner of its top directory (default: root)")
+    .option("--no-wait", "do not wait")
+    .action(async (name: string, options: object, command: Command) => {
+      await (await actions()).create(
+        globalsOf(command),
+        name,
+        options as Parameters<Awaited<ReturnType<typeof actions>>["create"]>[2],
+      );
+    });
+  volume
+    .command("list [names...]")
+    .description("list volumes with phase, size and who mounts them")
+    .option("-l, --label <key=value...>", "only those with this label; may be repeated")
+    .action(async (names: string[], options: { label?: string[] }, command: Command) => {
+      await (await actions()).list(globalsOf(command), names, options);
+    });
+  volume
+    .command("get <name>")
+    .description("one volume, whole (as YAML unless -o says otherwise)")
+    .action(async (name: string, _: object, command: Command) => {
+      await (await actions()).get(globalsOf(command), name);
+    });
+  volume
+    .command("resize <name> <size>")
+    .description("let a volume grow, also while it is mounted")
+    .option("--no-wait", "do not wait")
+    .action(async (name: string, size: string, options: { wait: boolean }, command: Command) => {
+      await (await actions()).resize(globalsOf(command), name, size, options);
+    });
+  volume
+    .command("delete <names...>")
+    .description("delete volumes with all that they hold; refused while a workload mounts one")
+    .option("--force", "stop the workloads that mount them first, and leave them stopped")
+    .option("--no-wait", "do not wait until they are gone")
+    .action(async (names: string[], options: { force?: boolean; wait: boolean }, command: Command) => {
+      await (await actions()).remove(globalsOf(command), names, options);
+    });
+}
