@@ -17,3 +17,10 @@ export function sizeOption(text: string): bigint {
   if (size !== undefined && size < 2n ** 64n) return size;
   throw new CliError(`"${text}" is no size, such as 512MiB or 2GiB`, exitCode.usage);
 }
+
+/** A whole number of an option; 0 when it was not given. Throws CliError. */
+export function numberOption(option: string, text: string | undefined): number {
+  if (text === undefined) return 0;
+  if (/^[0-9]{1,9}$/.test(text)) return Number(text);
+  throw new CliError(`${option} ${text}: a whole number is needed`, exitCode.usage);
+}

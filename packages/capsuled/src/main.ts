@@ -23,6 +23,7 @@ import { workloadService } from "./server/workload.ts";
 import { openPools } from "./storage/pool/open.ts";
 import { VolumeController } from "./storage/volumes/controller.ts";
 import { VolumeManager } from "./storage/volumes/manager.ts";
+import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
 import { startFront } from "./system/front.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
@@ -63,6 +64,7 @@ const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host)
 const pools = await openPools();
 const volumes = new VolumeController({ store, pools, log });
 const volumeManager = new VolumeManager({ store, pools });
+const snapshots = new Snapshots({ store, pools, controller: volumes, log });
 const reconciler = new Reconciler({ store, driver, images, network, volumes, pulls, workloadsDir, log });
 const manager = new WorkloadManager({
   store,
@@ -82,7 +84,10 @@ const server = await startServer({
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
     router.service(CapsuleService, capsuleService({ identity, store, machine, storage, log }));
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
-    router.service(VolumeService, volumeService({ store, manager: volumeManager, controller: volumes, storage }));
+    router.service(
+      VolumeService,
+      volumeService({ store, manager: volumeManager, controller: volumes, snapshots, storage }),
+    );
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
     reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, ImageService]);
   },
@@ -104,6 +109,7 @@ if (machine.mode !== "namespace") {
   }, log);
 }
 await reconciler.start();
+snapshots.start();
 
 const stop = async (): Promise<void> => {
   const goingDown = existsSync(shutdownFile);
@@ -111,6 +117,7 @@ const stop = async (): Promise<void> => {
   await server.stop(1_000);
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
+  await snapshots.stop();
   if (goingDown) await volumes.unmountAll();
   await volumes.stop();
   store.close();

@@ -72,7 +72,7 @@ async function candidates(
   }
   const subs = command.commands.filter((one) => !one.name().startsWith("__")).map((one) => one.name());
   if (subs.length > 0) return subs;
-  return await names({ ...globals, capsule }, command, rest.length);
+  return await names({ ...globals, capsule }, command, rest);
 }
 
 /** Whether the word after this option is its value. */
@@ -82,7 +82,8 @@ function takesValue(program: Command, command: Command, word: string): boolean {
 }
 
 /** Names for the argument at this place; nothing when the capsule does not answer. */
-async function names({ capsule: chosen }: Globals, command: Command, position: number): Promise<string[]> {
+async function names({ capsule: chosen }: Globals, command: Command, given: readonly string[]): Promise<string[]> {
+  const position = given.length;
   const argument = command.registeredArguments[position] ?? command.registeredArguments.at(-1);
   const group = command.parent?.name();
   if (argument === undefined) return [];
@@ -94,6 +95,8 @@ async function names({ capsule: chosen }: Globals, command: Command, position: n
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => `${spec?.name ?? ""}:/`);
       if (group === "workload")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? "");
+      if (group === "volume" && position > 0 && ["restore", "delete-snapshot"].includes(command.name()))
+        return (await volumes.listSnapshots({ volume: given[0] ?? "" })).snapshots.map(({ name }) => name);
       if (group === "volume" && command.name() !== "create")
         return (await volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? "");
       if (group === "image" && command.name() === "remove")

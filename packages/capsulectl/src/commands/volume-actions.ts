@@ -4,7 +4,7 @@ import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { age, bytes, type Column, labelsOf, note, print, printDone, printMessage } from "../output.ts";
 import { withCapsule } from "../session.ts";
-import { sizeOption } from "../size.ts";
+import { numberOption, sizeOption } from "../size.ts";
 import { waitForVolume, waitUntilVolumesGone } from "../volume-wait.ts";
 
 const columns: Column<Volume>[] = [
@@ -25,6 +25,8 @@ export interface CreateOptions {
   readonly label?: string[];
   readonly pool?: string;
   readonly owner?: string;
+  readonly snapshots?: string;
+  readonly keep?: string;
   readonly wait: boolean;
 }
 
@@ -38,6 +40,8 @@ export async function create(
     sizeBytes: sizeOption(options.size),
     pool: options.pool ?? "",
     labels: labelsOf(options.label ?? []),
+    snapshotSchedule: options.snapshots ?? "",
+    snapshotKeep: numberOption("--keep", options.keep),
     ...ownerOf(options.owner),
   };
   await withCapsule(chosen, async (capsule) => {
@@ -88,10 +92,10 @@ export async function resize(
 export async function remove(
   { capsule: chosen, format }: Globals,
   names: string[],
-  { force = false, wait }: { force?: boolean; wait: boolean },
+  { force = false, snapshots = false, wait }: { force?: boolean; snapshots?: boolean; wait: boolean },
 ): Promise<void> {
   await withCapsule(chosen, async (capsule) => {
-    await capsule.volumes.deleteVolumes({ names, force });
+    await capsule.volumes.deleteVolumes({ names, force, snapshots });
     if (wait) await waitUntilVolumesGone(capsule, names, defaultWaitMs);
     const action = wait ? "deleted" : "is being deleted";
     await printDone(

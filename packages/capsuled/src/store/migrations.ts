@@ -113,4 +113,17 @@ export const migrations: readonly string[] = [
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX volume_claims_uid ON volume_claims (uid);
   `,
+  `
+  CREATE TABLE snapshots (
+    uid TEXT PRIMARY KEY,
+    volume_uid TEXT NOT NULL REFERENCES volumes (uid),
+    name TEXT NOT NULL,
+    disk_uid TEXT NOT NULL UNIQUE,
+    size_bytes INTEGER NOT NULL,
+    origin TEXT NOT NULL CHECK (origin IN ('manual', 'schedule', 'restore')),
+    deleting INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    UNIQUE (volume_uid, name)
+  ) STRICT, WITHOUT ROWID;
+  `,
 ];

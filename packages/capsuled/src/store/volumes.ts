@@ -79,6 +79,21 @@ export class VolumeRepository {
     this.#db.run("UPDATE volumes SET provisioned = 1 WHERE uid = ?", uid);
   }
 
+  /** From now on another disk holds its data; the caller keeps what becomes of the one before. */
+  setDisk(uid: string, diskUid: string, now: Date): void {
+    this.#db.run(
+      "UPDATE volumes SET disk_uid = ?, provisioned = 1, updated_at = ? WHERE uid = ?",
+      diskUid,
+      now.getTime(),
+      uid,
+    );
+  }
+
+  /** Name of the volume whose data a disk holds. */
+  ownerOfDisk(diskUid: string): string | undefined {
+    return this.#db.get("SELECT name FROM volumes WHERE disk_uid = ?", diskUid)?.["name"] as string | undefined;
+  }
+
   markDeleting(name: string, now: Date): VolumeRecord {
     this.#db.run("UPDATE volumes SET deleting = 1, updated_at = ? WHERE name = ?", now.getTime(), name);
     return this.#changed(name);

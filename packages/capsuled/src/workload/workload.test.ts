@@ -229,15 +229,15 @@ describe("apply", () => {
 
     it("are deleted when nobody mounts them, or by force, which stops who does", () => {
       manager.apply([volume("data"), ...user("web", "data")], false);
-      assert.throws(() => volumes.delete(["data"], false), /mounted by workload "web"/);
-      volumes.delete(["data"], true);
+      assert.throws(() => volumes.delete(["data"]), /mounted by workload "web"/);
+      volumes.delete(["data"], { force: true });
       assert.equal(store.workloads.get("web")?.desired, "stopped");
       assert.equal(
         kindOf(() => manager.apply([volume("data")], false)),
         "conflict",
       );
       assert.equal(
-        kindOf(() => volumes.delete(["data", "absent"], true)),
+        kindOf(() => volumes.delete(["data", "absent"], { force: true })),
         "notFound",
       );
     });

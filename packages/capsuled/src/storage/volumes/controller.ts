@@ -17,7 +17,7 @@ import { KeyedMutex } from "../../mutex.ts";
 import { KeyedQueue } from "../../queue.ts";
 import type { Store } from "../../store/store.ts";
 import type { VolumeRecord } from "../../store/volumes.ts";
-import { volumeDisk, volumeMount, volumeMountsDir, wholeExtents } from "../layout.ts";
+import { snapshotDisk, volumeDisk, volumeMount, volumeMountsDir, wholeExtents } from "../layout.ts";
 import type { Disk } from "../pool/backend.ts";
 import type { Pools } from "../pool/pools.ts";
 import { thaw } from "../tools/freeze.ts";
@@ -168,7 +168,7 @@ export class VolumeController {
   async releaseVolume(uid: string, holder: string): Promise<void> {
     unpair(this.#holders, uid, holder);
     unpair(this.#heldBy, holder, uid);
-    await this.exclusive(uid, () => this.#advance(uid));
+    await this.exclusive(uid, () => this.advance(uid));
   }
 
   holdersOf(uid: string): string[] {
@@ -206,7 +206,7 @@ export class VolumeController {
 
   /** The record of a volume whose disk is in place, inside `exclusive`. Throws `unavailable` with what is the matter. */
   async readied(uid: string): Promise<VolumeRecord> {
-    await this.#advance(uid);
+    await this.advance(uid);
     const record = this.#options.store.volumes.byUid(uid);
     if (record === undefined) throw new CapsuleError("notFound", "the volume does not exist any more");
     const { phase, message } = record.status;
@@ -228,7 +228,7 @@ export class VolumeController {
     this.#heldBy.clear();
     this.settle();
     const uids = (await mountsBelow(volumeMountsDir)).map(({ target }) => target.slice(volumeMountsDir.length + 1));
-    await Promise.all(uids.map((uid) => this.exclusive(uid, () => this.#advance(uid))));
+    await Promise.all(uids.map((uid) => this.exclusive(uid, () => this.advance(uid))));
   }
 
   /** One look at every pool and all mounts: what was promised to nobody goes, and each volume gets a pass. */
@@ -267,7 +267,8 @@ export class VolumeController {
 
   /** Whether a row speaks of a disk. */
   #isPromised({ uid }: Disk): boolean {
-    return this.#options.store.volumes.list().some(({ diskUid }) => diskUid === uid);
+    const { volumes, snapshots } = this.#options.store;
+    return volumes.ownerOfDisk(uid) !== undefined || snapshots.byDisk(uid) !== undefined;
   }
 
   async #pass(uid: string): Promise<void> {
@@ -277,12 +278,12 @@ export class VolumeController {
         this.#queue.addAt(uid, new Date(failure.retryAt));
         return;
       }
-      await this.#advance(uid);
+      await this.advance(uid);
     });
   }
 
-  /** Steps until there is none. Never throws: a failure is told in the status, and tried again later. */
-  async #advance(uid: string): Promise<void> {
+  /** Steps until there is none, inside `exclusive`. Never throws: a failure is told in the status, and tried again later. */
+  async advance(uid: string): Promise<void> {
     const { store, log } = this.#options;
     for (let i = 0; i < maxSteps && !this.#stopped; i++) {
       const record = store.volumes.byUid(uid);
@@ -300,6 +301,25 @@ export class VolumeController {
       }
     }
     this.#failures.delete(uid);
+    await this.tidySnapshots(uid).catch((error: unknown) => log.warn({ err: error, uid }, "tidying snapshots failed"));
+  }
+
+  /** Finishes what was begun with the snapshots of a volume, inside `exclusive`: their disks into place, or away. */
+  async tidySnapshots(uid: string): Promise<void> {
+    const { store, pools } = this.#options;
+    const snapshots = store.snapshots.of(uid);
+    const pool = store.volumes.byUid(uid)?.pool;
+    if (snapshots.length === 0 || pool === undefined) return;
+    const backend = await pools.get(pool).use();
+    const disks = await backend.list();
+    for (const { uid: snapshotUid, diskUid, deleting } of snapshots) {
+      const disk = disks.find((one) => one.uid === diskUid);
+      const name = snapshotDisk(snapshotUid);
+      if (deleting) {
+        if (disk !== undefined) await backend.remove(disk);
+        store.snapshots.remove(snapshotUid);
+      } else if (disk !== undefined && (!disk.whole || disk.name !== name)) await backend.publish(disk, name);
+    }
   }
 
   async #plan(record: VolumeRecord | undefined, uid: string): Promise<Plan> {
@@ -310,7 +330,11 @@ export class VolumeController {
       // Until then everything counts as held: those who hold it have not been asked.
       holders: this.#settled || this.#holders.has(uid) ? this.holdersOf(uid) : ["workloads that are being looked for"],
       growsUnmountedOnly: this.#growsUnmountedOnly.has(uid),
-      ownerOf: () => undefined,
+      snapshots: this.#options.store.snapshots.of(uid).length,
+      ownerOf: (disk) => {
+        const snapshot = this.#options.store.snapshots.byDisk(disk.uid);
+        return snapshot === undefined ? undefined : snapshotDisk(snapshot.uid);
+      },
     });
     if (record === undefined) {
       // Mounted, and of no volume: left by a deletion that was cut.
@@ -324,6 +348,11 @@ export class VolumeController {
 
   async #execute(step: Exclude<Step, { kind: "none" }>, uid: string, record: VolumeRecord | undefined): Promise<void> {
     const { store, pools } = this.#options;
+    if (step.kind === "removeSnapshots") {
+      // Each was marked with the volume; a volume that is deleted by an older version's row has none.
+      for (const { uid: snapshot } of store.snapshots.of(uid)) store.snapshots.markDeleting(snapshot);
+      return await this.tidySnapshots(uid);
+    }
     const done = await executeStep(step, { uid, record, store, pools });
     if (step.kind === "growFilesystem" && !done) this.#growsUnmountedOnly.add(uid);
     if (step.kind === "unmount") this.#growsUnmountedOnly.delete(uid);

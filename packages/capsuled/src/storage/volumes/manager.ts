@@ -83,11 +83,12 @@ export class VolumeManager {
 
   /**
    * Marks volumes for deletion. Throws `notFound` naming all that do not exist and `precondition` naming those who mount
-   * one, and marks none then. `force` wants their users stopped instead.
+   * one, or that one has snapshots, and marks none then. `force` wants their users stopped instead, `withSnapshots` the
+   * snapshots deleted too.
    */
-  delete(names: readonly string[], force: boolean): void {
+  delete(names: readonly string[], { force = false, withSnapshots = false } = {}): void {
     if (names.length === 0) throw new CapsuleError("invalid", "No volume was named.");
-    const { volumes, volumeClaims, workloads } = this.#store;
+    const { volumes, volumeClaims, snapshots, workloads } = this.#store;
     this.#store.transaction(() => {
       const missing = names.filter((name) => volumes.get(name) === undefined);
       if (missing.length > 0) throw noVolume(missing);
@@ -98,11 +99,29 @@ export class VolumeManager {
             name,
             users.map((user) => user.name),
           );
+        const kept = snapshots.of(this.get(name).uid);
+        if (kept.length > 0 && !withSnapshots)
+          throw hasSnapshots(
+            name,
+            kept.map((one) => one.name),
+          );
+        for (const { uid } of kept) snapshots.markDeleting(uid);
         for (const user of users) {
           if (workloads.get(user.name)?.desired === "running") workloads.setDesired(user.name, "stopped", this.#now());
         }
         volumes.markDeleting(name, this.#now());
       }
+    });
+  }
+
+  /** Throws `invalid` for a schedule that is none. */
+  setSchedule(name: string, snapshotSchedule: string, snapshotKeep: number): VolumeRecord {
+    return this.#store.transaction(() => {
+      const spec = clone(VolumeSpecSchema, this.#changeable(name).spec);
+      Object.assign(spec, { snapshotSchedule, snapshotKeep });
+      const faults = validateVolume(spec);
+      if (faults.length > 0) throw invalid(name, faults);
+      return this.#store.volumes.updateSpec(spec, this.#now());
     });
   }
 
@@ -181,6 +200,15 @@ function beingDeleted(name: string): CapsuleError {
     reason: "BEING_DELETED",
     metadata: { name },
   });
+}
+
+function hasSnapshots(name: string, snapshots: readonly string[]): CapsuleError {
+  const some = snapshots.slice(0, 3).join(", ") + (snapshots.length > 3 ? " …" : "");
+  return new CapsuleError(
+    "precondition",
+    `Volume "${name}" has ${snapshots.length} snapshots (${some}), which would go with it. Use --snapshots if that is meant.`,
+    { reason: "VOLUME_HAS_SNAPSHOTS", metadata: { volume: name } },
+  );
 }
 
 function inUse(name: string, users: readonly string[]): CapsuleError {

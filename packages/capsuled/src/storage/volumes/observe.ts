@@ -13,14 +13,17 @@ export interface Looking {
   readonly pools: Pools;
   readonly holders: readonly string[];
   readonly growsUnmountedOnly: boolean;
+  readonly snapshots: number;
   /** The name that a disk should have which is no volume's; undefined when nobody knows it. */
   readonly ownerOf: (disk: Disk) => string | undefined;
 }
 
 /** Throws CapsuleError `unavailable` when the pool cannot be used: nothing is known of the volume then. */
-export async function observe({ record, uid, pools, holders, growsUnmountedOnly, ownerOf }: Looking): Promise<Seen> {
+export async function observe(looking: Looking): Promise<Seen> {
+  const { record, uid, pools, ownerOf, holders, growsUnmountedOnly, snapshots } = looking;
   const mounted = await isMounted(volumeMount(uid));
-  const nothing = { disk: undefined, squatter: undefined, filesystem: undefined, mounted, holders, growsUnmountedOnly };
+  const known = { mounted, holders, growsUnmountedOnly, snapshots };
+  const nothing = { ...known, disk: undefined, squatter: undefined, filesystem: undefined };
   if (record === undefined) return nothing;
   const pool = pools.get(record.pool);
   // A pool that was never made has no disks. One that is gone takes them with it, which is told, but for a deletion.

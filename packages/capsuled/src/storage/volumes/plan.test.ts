@@ -27,6 +27,7 @@ const nothing: Seen = {
   mounted: false,
   holders: [],
   growsUnmountedOnly: false,
+  snapshots: 0,
 };
 const itsDisk = (disk: Partial<Disk> = {}, more: Partial<Seen> = {}): Seen => ({
   ...nothing,
@@ -114,6 +115,7 @@ describe("deleting", () => {
     assert.match(waits.message, /web/);
     assert.deepEqual(kinds(plan(gone, itsDisk({}, { mounted: true }))), ["unmount", "DELETING"]);
     assert.deepEqual(kinds(plan(gone, itsDisk())), ["removeDisk", "DELETING"]);
+    assert.deepEqual(kinds(plan(gone, { ...nothing, snapshots: 2 })), ["removeSnapshots", "DELETING"]);
     assert.deepEqual(kinds(plan(gone, nothing)), ["forget", "DELETING"]);
   });
   test("never touches a disk of another uid", () => {

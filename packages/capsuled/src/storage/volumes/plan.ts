@@ -27,6 +27,8 @@ export interface Seen {
   readonly mounted: boolean;
   /** Those who use it now, for people: workloads that run, copies, checks. */
   readonly holders: readonly string[];
+  /** Rows of snapshots that it has: they are deleted before it is. */
+  readonly snapshots: number;
   /** The kernel would not grow it while it is mounted. */
   readonly growsUnmountedOnly: boolean;
 }
@@ -46,6 +48,7 @@ export type Step =
   | { readonly kind: "growFilesystem"; readonly disk: Disk }
   | { readonly kind: "unmount" }
   | { readonly kind: "removeDisk"; readonly disk: Disk }
+  | { readonly kind: "removeSnapshots" }
   /** Nothing is left of a deleted volume: its record goes. */
   | { readonly kind: "forget" };
 
@@ -63,11 +66,12 @@ export function plan(wanted: Wanted, seen: Seen): Plan {
 
 const none: Step = { kind: "none" };
 
-function planDeleted({ disk, mounted, holders }: Seen): Plan {
+function planDeleted({ disk, mounted, holders, snapshots }: Seen): Plan {
   const deleting = (step: Step, message: string): Plan => ({ step, phase: VolumePhase.DELETING, message });
   if (holders.length > 0) return deleting(none, `Deleted when it is no longer used by ${holders.join(", ")}`);
   if (mounted) return deleting({ kind: "unmount" }, "Unmounting, to be deleted");
   if (disk !== undefined) return deleting({ kind: "removeDisk", disk }, "Removing its disk");
+  if (snapshots > 0) return deleting({ kind: "removeSnapshots" }, "Removing its snapshots");
   return deleting({ kind: "forget" }, "Removing the last of it");
 }
 

@@ -20,9 +20,14 @@ export function isSchedule(text: string): boolean {
  * volume was made. What was missed, because the capsule was off, is due once, at once. Undefined without a schedule.
  */
 export function nextDue(schedule: string, last: Date): Date | undefined {
-  const period = schedules[schedule];
+  const period = Object.hasOwn(schedules, schedule) ? schedules[schedule] : undefined;
   if (period === undefined) return undefined;
   // 1970-01-01 was a Thursday: weeks begin four days later.
   const offset = schedule === "weekly" ? 4 * 24 * hourMs : 0;
   return new Date((Math.floor((last.getTime() - offset) / period) + 1) * period + offset);
+}
+
+/** Those that a schedule does not keep any more: all but the newest `keep`. */
+export function retired<T extends { readonly createdAt: Date }>(snapshots: readonly T[], keep: number): T[] {
+  return [...snapshots].sort((a, b) => b.createdAt.getTime() - a.createdAt.getTime()).slice(keep);
 }

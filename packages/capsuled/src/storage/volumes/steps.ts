@@ -17,7 +17,8 @@ export interface StepContext {
   readonly pools: Pools;
 }
 
-type Executable = Exclude<Step, { kind: "none" }>;
+/** The controller itself looks after snapshots. */
+type Executable = Exclude<Step, { kind: "none" | "removeSnapshots" }>;
 type Of<K extends Executable["kind"]> = Extract<Executable, { kind: K }>;
 /** A step for which there is a record. */
 type Context = StepContext & { readonly record: VolumeRecord };
