@@ -22,6 +22,8 @@ import { volumeService } from "./server/volume.ts";
 import { workloadService } from "./server/workload.ts";
 import { openPools } from "./storage/pool/open.ts";
 import { VolumeController } from "./storage/volumes/controller.ts";
+import { Exports } from "./storage/volumes/exports.ts";
+import { Imports } from "./storage/volumes/imports.ts";
 import { VolumeManager } from "./storage/volumes/manager.ts";
 import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
@@ -65,6 +67,8 @@ const pools = await openPools();
 const volumes = new VolumeController({ store, pools, log });
 const volumeManager = new VolumeManager({ store, pools });
 const snapshots = new Snapshots({ store, pools, controller: volumes, log });
+const exports = new Exports(snapshots, log);
+const imports = new Imports({ store, pools, controller: volumes, manager: volumeManager, log });
 const reconciler = new Reconciler({ store, driver, images, network, volumes, pulls, workloadsDir, log });
 const manager = new WorkloadManager({
   store,
@@ -86,7 +90,8 @@ const server = await startServer({
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
     router.service(
       VolumeService,
-      volumeService({ store, manager: volumeManager, controller: volumes, snapshots, storage }),
+
+      volumeService({ store, manager: volumeManager, controller: volumes, snapshots, exports, imports, storage }),
     );
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
     reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, ImageService]);
@@ -118,6 +123,7 @@ const stop = async (): Promise<void> => {
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
   await snapshots.stop();
+  await Promise.all([exports.stop(), imports.stop()]);
   if (goingDown) await volumes.unmountAll();
   await volumes.stop();
   store.close();

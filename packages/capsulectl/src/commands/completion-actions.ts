@@ -97,8 +97,9 @@ async function names({ capsule: chosen }: Globals, command: Command, given: read
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? "");
       if (group === "volume" && position > 0 && ["restore", "delete-snapshot"].includes(command.name()))
         return (await volumes.listSnapshots({ volume: given[0] ?? "" })).snapshots.map(({ name }) => name);
-      if (group === "volume" && command.name() !== "create")
-        return (await volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? "");
+      if (group === "volume" && ["create", "import"].includes(command.name())) return [];
+      if (group === "volume" && position > 0 && command.name() === "export") return [];
+      if (group === "volume") return (await volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? "");
       if (group === "image" && command.name() === "remove")
         return (await images.listImages({})).images.flatMap((image) => image.names);
       if (group === "registry") return (await images.listRegistries({})).registries.map(({ host }) => host);

@@ -43,6 +43,9 @@ export async function remove({ capsule: chosen, format }: Globals, volume: strin
   });
 }
 
+/** Workloads may take ten minutes to stop. */
+const timeoutMs = 15 * 60_000;
+
 export async function restore(
   { capsule: chosen, format }: Globals,
   volume: string,
@@ -50,7 +53,7 @@ export async function restore(
   { as: newVolume = "", stop = false }: { as?: string; stop?: boolean },
 ): Promise<void> {
   await withCapsule(chosen, async ({ volumes }) => {
-    const { before } = await volumes.restoreSnapshot({ volume, snapshot, newVolume, stop });
+    const { before } = await volumes.restoreSnapshot({ volume, snapshot, newVolume, stop }, { timeoutMs });
     const action =
       newVolume === ""
         ? `restored to ${snapshot}${before === "" ? "" : `; what it held before is snapshot ${before}`}`

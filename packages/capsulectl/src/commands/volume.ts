@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import { globalsOf } from "../globals.ts";
 
 const actions = () => import("./volume-actions.ts");
+const transferActions = () => import("./transfer-actions.ts");
 const snapshotActions = () => import("./snapshot-actions.ts");
 
 export function addVolumeCommands(program: Command): void {
@@ -89,5 +90,20 @@ export function addVolumeCommands(program: Command): void {
     .option("--keep <number>", "how many of them are kept (default: 5)")
     .action(async (name: string, schedule: string, options: { keep?: string }, command: Command) => {
       await (await snapshotActions()).schedule(globalsOf(command), name, schedule, options);
+    });
+  volume
+    .command("export <name> <file>")
+    .description("write a volume to a file (- for stdout), packed by zstd, while its workload runs on")
+    .option("--snapshot <snapshot>", "a snapshot of it instead of what it holds now")
+    .action(async (name: string, file: string, options: { snapshot?: string }, command: Command) => {
+      await (await transferActions()).exportVolume(globalsOf(command), name, file, options);
+    });
+  volume
+    .command("import <name> <file>")
+    .description("make a volume of an exported file (- for stdin); it is there when all of it has come and is right")
+    .option("--size <size>", "a larger size than it had")
+    .option("--pool <name>", "the pool to make it in (default: the default pool)")
+    .action(async (name: string, file: string, options: { size?: string; pool?: string }, command: Command) => {
+      await (await transferActions()).importVolume(globalsOf(command), name, file, options);
     });
 }

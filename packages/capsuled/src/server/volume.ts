@@ -13,18 +13,23 @@ import {
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 import type { DiskFacts, VolumeController } from "../storage/volumes/controller.ts";
+import type { Exports } from "../storage/volumes/exports.ts";
+import type { Imports } from "../storage/volumes/imports.ts";
 import type { VolumeManager } from "../storage/volumes/manager.ts";
 import type { SnapshotFacts, Snapshots } from "../storage/volumes/snapshots.ts";
 import type { Store } from "../store/store.ts";
 import type { VolumeRecord } from "../store/volumes.ts";
 import type { StorageStatus } from "../system/storage-status.ts";
 import { callOf } from "./call.ts";
+import { splitFirst } from "./streams.ts";
 
 export interface VolumeServiceOptions {
   readonly store: Store;
   readonly manager: VolumeManager;
   readonly controller: VolumeController;
   readonly snapshots: Snapshots;
+  readonly exports: Exports;
+  readonly imports: Imports;
   readonly storage: StorageStatus;
 }
 
@@ -33,6 +38,8 @@ export function volumeService({
   manager,
   controller,
   snapshots,
+  exports,
+  imports,
   storage,
 }: VolumeServiceOptions): ServiceImpl<typeof VolumeService> {
   const messageOf = (record: VolumeRecord, facts: ReadonlyMap<string, DiskFacts>): Volume => {
@@ -44,10 +51,7 @@ export function volumeService({
   const described = async (record: VolumeRecord): Promise<Volume> => messageOf(record, await controller.facts());
   return {
     async createVolume({ spec }) {
-      if (storage.state === "degraded")
-        throw new CapsuleError("precondition", `Nothing can be kept: ${storage.message}`, {
-          reason: "STORAGE_DEGRADED",
-        });
+      refuseDegraded(storage);
       return { volume: await described(manager.create(required(spec))) };
     },
     async getVolume({ name }) {
@@ -93,10 +97,50 @@ export function volumeService({
       const before = await snapshots.restore(record, snapshot, stop, callOf(context).signal);
       return { volume: await described(manager.get(volume)), before };
     },
+    async *exportVolume({ volume, snapshot, exportId, firstChunk }, context) {
+      const { signal } = callOf(context);
+      const first = Number(firstChunk);
+      const parts =
+        exportId === ""
+          ? exports.begin(manager.get(volume), snapshot, first, signal)
+          : exports.resume(exportId, first, signal);
+      for await (const part of parts) {
+        if (part.kind === "start") {
+          const { exportId: id, sizeBytes, chunks } = part.start;
+          const start = { exportId: id, sizeBytes: BigInt(sizeBytes), chunks: BigInt(chunks) };
+          yield { output: { case: "start" as const, value: start } };
+        } else {
+          const data = { data: part.bytes, nextChunk: BigInt(part.nextChunk) };
+          yield { output: { case: "data" as const, value: data } };
+        }
+      }
+    },
+    async importVolume(requests) {
+      const { first, rest } = await splitFirst(requests);
+      if (first?.input.case !== "start")
+        throw new CapsuleError("invalid", "The first message of the stream must be `start`.", { reason: "NO_START" });
+      const { spec, importId, firstChunk } = first.input.value;
+      refuseDegraded(storage);
+      const data = (async function* () {
+        for await (const { input } of rest) {
+          if (input.case === "data") yield input.value;
+          if (input.case === "abandoned") throw new CapsuleError("invalid", "The import was given up by its caller.");
+        }
+      })();
+      return { volume: await described(await imports.receive(importId, required(spec), Number(firstChunk), data)) };
+    },
+    async getImport({ importId }) {
+      return { nextChunk: BigInt(imports.nextChunk(importId)) };
+    },
     async setSnapshotSchedule({ volume, schedule, keep }) {
       return { volume: await described(manager.setSchedule(volume, schedule, keep)) };
     },
   };
+}
+
+function refuseDegraded({ state, message }: StorageStatus): void {
+  if (state === "degraded")
+    throw new CapsuleError("precondition", `Nothing can be kept: ${message}`, { reason: "STORAGE_DEGRADED" });
 }
 
 function required(spec: VolumeSpec | undefined): VolumeSpec {

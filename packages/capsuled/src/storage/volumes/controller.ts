@@ -136,12 +136,14 @@ export class VolumeController {
 
   /** Keeps a new disk from being taken for a leftover until `work` has written its row, or failed. */
   async making<T>(diskUid: string, work: () => Promise<T>): Promise<T> {
+    const release = this.reserve(diskUid);
+    return await work().finally(release);
+  }
+
+  /** The same until what it returns is called. */
+  reserve(diskUid: string): () => void {
     this.#making.add(diskUid);
-    try {
-      return await work();
-    } finally {
-      this.#making.delete(diskUid);
-    }
+    return () => void this.#making.delete(diskUid);
   }
 
   /** Notes that somebody uses a volume, which keeps it mounted. */

@@ -57,14 +57,27 @@ export class VolumeManager {
 
   /** Throws `conflict` when there is one of its name, `invalid` with every fault. */
   create(spec: VolumeSpec): VolumeRecord {
-    const faults = this.faultsOf(spec);
-    if (faults.length > 0) throw invalid(spec.name, faults);
     return this.#store.transaction(() => {
-      const before = this.#store.volumes.get(spec.name);
-      if (before?.deleting === true) throw beingDeleted(spec.name);
-      if (before !== undefined) throw exists(spec.name);
+      this.checkNew(spec);
       return this.#insert(spec);
     });
+  }
+
+  /** A volume whose disk is made already. Throws as `create`. */
+  adopt(spec: VolumeSpec, diskUid: string): VolumeRecord {
+    return this.#store.transaction(() => {
+      this.checkNew(spec);
+      return this.#insert(spec, { uid: diskUid });
+    });
+  }
+
+  /** Whether a volume of this spec could be made. Throws as `create`. */
+  checkNew(spec: VolumeSpec): void {
+    const faults = this.faultsOf(spec);
+    if (faults.length > 0) throw invalid(spec.name, faults);
+    const before = this.#store.volumes.get(spec.name);
+    if (before?.deleting === true) throw beingDeleted(spec.name);
+    if (before !== undefined) throw exists(spec.name);
   }
 
   /** Throws `invalid` for a size that is none or is smaller than now. */
@@ -138,11 +151,11 @@ export class VolumeManager {
     return record;
   }
 
-  #insert(spec: VolumeSpec): VolumeRecord {
+  #insert(spec: VolumeSpec, disk?: { readonly uid: string }): VolumeRecord {
     const { volumes } = this.#store;
     if (volumes.list().length >= maxVolumes)
       throw new CapsuleError("exhausted", `The capsule has ${maxVolumes} volumes, the most it takes; delete some.`);
-    return volumes.insert(spec, this.#pools.get(spec.pool).name, this.#now());
+    return volumes.insert(spec, this.#pools.get(spec.pool).name, this.#now(), disk);
   }
 }
 

@@ -42,6 +42,14 @@ export interface SnapshotFacts {
   readonly exclusiveBytes: number | undefined;
 }
 
+export interface Copy {
+  readonly backend: PoolBackend;
+  readonly disk: DiskId;
+  readonly sizeBytes: number;
+  /** From now on it may be taken for a leftover. */
+  readonly release: () => void;
+}
+
 export class Snapshots {
   readonly #options: SnapshotsOptions;
   readonly #now: () => Date;
@@ -182,6 +190,34 @@ export class Snapshots {
     });
     await controller.exclusive(made.uid, () => controller.advance(made.uid));
     return store.volumes.byUid(made.uid) ?? made;
+  }
+
+  /**
+   * A copy of a volume as it is now, or of a snapshot of it, for the caller alone: he removes it, and calls `release` before
+   * that. What a kill leaves of it goes.
+   */
+  async takeCopy(volume: VolumeRecord, snapshot: string): Promise<Copy> {
+    const { store, pools, controller } = this.#options;
+    return await controller.exclusive(volume.uid, async () => {
+      const record = snapshot === "" ? await this.#withDisk(volume.uid) : (store.volumes.byUid(volume.uid) ?? volume);
+      const backend = await pools.get(record.pool).use();
+      const disk = this.#scratch();
+      const release = controller.reserve(disk.uid);
+      try {
+        if (snapshot === "") {
+          const from = await diskOf(backend, record);
+          await this.#take(backend, record, from, disk);
+          return { backend, disk, sizeBytes: from.sizeBytes, release };
+        }
+        const { uid, diskUid, sizeBytes } = this.#get(record, snapshot);
+        await backend.snapshot({ name: snapshotDisk(uid), uid: diskUid }, disk);
+        return { backend, disk, sizeBytes, release };
+      } catch (error) {
+        release();
+        await backend.remove(disk).catch(() => undefined);
+        throw error;
+      }
+    });
   }
 
   /** Takes what is due and deletes what a schedule keeps no more. Never throws. */
