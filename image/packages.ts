@@ -38,6 +38,7 @@ export const imagePackages: readonly ImagePackage[] = [
       "usr/bin/nsenter",
       "usr/bin/unshare",
       "usr/sbin/blkid",
+      "usr/sbin/fsfreeze",
       "usr/bin/flock",
       "usr/bin/findmnt",
       "usr/bin/lsblk",
@@ -79,7 +80,19 @@ export const imagePackages: readonly ImagePackage[] = [
   {
     name: "e2fsprogs",
     reason: "/perm and volumes are ext4",
-    keep: ["usr/sbin/mke2fs", "usr/sbin/e2fsck", "usr/sbin/resize2fs", "usr/sbin/tune2fs", "etc/mke2fs.conf"],
+    keep: [
+      "usr/sbin/mke2fs",
+      "usr/sbin/e2fsck",
+      "usr/sbin/resize2fs",
+      "usr/sbin/tune2fs",
+      "usr/sbin/filefrag",
+      "etc/mke2fs.conf",
+    ],
+  },
+  {
+    name: "xfsprogs",
+    reason: "a pool without device-mapper is an XFS with reflinks",
+    keep: ["usr/sbin/mkfs.xfs", "usr/sbin/xfs_repair"],
   },
   { name: "fdisk", reason: "grows the last partition into a larger disk", keep: ["usr/sbin/sfdisk"] },
   { name: "chrony", reason: "keeps the clock right: tokens depend on it", keep: ["usr/sbin/chronyd"] },

@@ -71,23 +71,13 @@ function manifestReference(): string {
     "Generated from the `.proto` files by `make docs`; do not edit.",
     "",
     "YAML, several documents to a file, parted by `---`. Each has `kind:` (Container, MicroVM or Volume) and `name:`; a",
-    "Container has its settings in `container:`. Enumerations are written short (`BRIDGE`) or long (`NETWORK_MODE_BRIDGE`),",
+    "Container has its settings in `container:`, a Volume its own beside the name. Enumerations are written short (`BRIDGE`) or long (`NETWORK_MODE_BRIDGE`),",
     "in any case; durations as `30s` or `1m30s`; sizes as bytes or `512MiB`, `2G` (K, M, G, T are binary).",
     "",
-    "This version runs Containers. Fields marked *later* are in the schema and refused until their feature is there.",
+    "This version runs Containers and has Volumes. Fields marked *later* are in the schema and refused until their feature is there.",
     "",
   ];
-  const later = new Set([
-    "mounts",
-    "probes",
-    "depends_on",
-    "devices",
-    "secrets",
-    "allow_from",
-    "allow_to",
-    "job",
-    "init",
-  ]);
+  const later = new Set(["probes", "depends_on", "devices", "secrets", "allow_from", "allow_to", "job", "init"]);
   const done = new Set<string>();
   const describe = (message: DescMessage, title: string): void => {
     if (done.has(message.typeName)) return;
@@ -99,10 +89,12 @@ function manifestReference(): string {
     const below: DescMessage[] = [];
     for (const field of message.fields) {
       if (message.name === "WorkloadSpec" && field.name === "micro_vm") continue;
-      const isLater = message.name === "ContainerSpec" && later.has(field.name);
+      const isLater =
+        (message.name === "ContainerSpec" && later.has(field.name)) ||
+        (message.name === "VolumeSpec" && field.name === "encrypted");
       const text = comments.get(`${message.typeName}.${field.name}`) ?? "";
       lines.push(
-        `| \`${field.jsonName}\` | ${typeOf(field)} | ${isLater ? "*later* " : ""}${text.replaceAll("|", "\\|").replaceAll("\n", " ")} |`,
+        `| \`${message.name === "VolumeSpec" && field.name === "size_bytes" ? "size" : field.jsonName}\` | ${typeOf(field)} | ${isLater ? "*later* " : ""}${text.replaceAll("|", "\\|").replaceAll("\n", " ")} |`,
       );
       if (field.message !== undefined && !isLater && !field.message.typeName.startsWith("google."))
         below.push(field.message);
@@ -113,6 +105,9 @@ function manifestReference(): string {
   const spec = registry.getMessage("capsule.v1.WorkloadSpec");
   if (spec === undefined) throw new Error("WorkloadSpec is not in the .proto files");
   describe(spec, "Top of a Container");
+  const volume = registry.getMessage("capsule.v1.VolumeSpec");
+  if (volume === undefined) throw new Error("VolumeSpec is not in the .proto files");
+  describe(volume, "Top of a Volume");
   return lines.join("\n");
 }
 

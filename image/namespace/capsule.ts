@@ -5,7 +5,7 @@
  */
 import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
-import { mkdir, open, readdir, realpath, rm } from "node:fs/promises";
+import { mkdir, open, realpath, rm } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { buildLayer } from "../layer.ts";
@@ -13,6 +13,7 @@ import { buildDir, repositoryRoot } from "../paths.ts";
 import { buildRootfs } from "../rootfs.ts";
 import { run } from "../run.ts";
 import { delegateGroups, hostHierarchies, makeGroups, mountTable, processesOf, removeGroups } from "./cgroups.ts";
+import { detachLoops, loopsOf } from "./loops.ts";
 import * as network from "./network.ts";
 import {
   isAlive,
@@ -256,22 +257,9 @@ async function cleanUp(name: string): Promise<void> {
   }
   await removeGroups(name);
   await network.disconnect(name);
-  if (entry !== undefined)
-    for (const device of await loopDevicesOf(entry.stateDir)) await run(["losetup", "-d", device]).catch(() => "");
+  if (entry !== undefined) await detachLoops(entry.stateDir);
   await rm(join(registryDir, name), { recursive: true, force: true });
   await removeEntry(name);
-}
-
-async function loopDevicesOf(stateDir: string): Promise<string[]> {
-  const devices: string[] = [];
-  for (const device of await readdir("/sys/block").catch(() => [])) {
-    const file = join("/sys/block", device, "loop/backing_file");
-    if (!existsSync(file)) continue;
-    const backing = readFileSync(file, "utf8").trim();
-    // A device that was set up inside the capsule shows the path as it was there.
-    if (backing.startsWith(`${stateDir}/`)) devices.push(join("/dev", device));
-  }
-  return devices;
 }
 
 /** What is still there of a capsule that was stopped: processes, groups, link, rules, mounts, loop devices. */
@@ -289,6 +277,6 @@ export async function leftovers(name: string, stateDir?: string): Promise<string
       .filter((line) => line.includes(` ${join(registryDir, name)}`))
       .map((line) => `mount ${line.split(" ")[4]}`),
   );
-  if (stateDir !== undefined) left.push(...(await loopDevicesOf(stateDir)));
+  if (stateDir !== undefined) left.push(...(await loopsOf(stateDir)));
   return left;
 }

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
 import { after, before, describe, test } from "node:test";
 import type { DescMethod, DescService, Message } from "@bufbuild/protobuf";
-import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
+import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
 import { keyId } from "@capsule/api/key.ts";
 import { signToken, thumbprint } from "@capsule/api/token.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -16,7 +16,13 @@ import { emulated, TestCapsule } from "../support/test-capsule.ts";
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const random = new Random(seed);
 const messagesEach = Number(process.env["MESSAGES"] ?? (emulated ? 3 : 25));
-const services: readonly DescService[] = [IdentityService, CapsuleService, WorkloadService, ImageService];
+const services: readonly DescService[] = [
+  IdentityService,
+  CapsuleService,
+  WorkloadService,
+  VolumeService,
+  ImageService,
+];
 /** They would do what they are asked to. */
 const left: ReadonlySet<string> = new Set(["Reboot", "Shutdown", "SetHostname"]);
 /** A fault of ours, and not of the request. */

@@ -6,7 +6,7 @@ import { type TLSSocket, connect as tlsConnect } from "node:tls";
 import type { DescService } from "@bufbuild/protobuf";
 import { keyId } from "@capsule/api/key.ts";
 import { signToken, type TokenSubject, thumbprint } from "@capsule/api/token.ts";
-import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
+import { type Client, Code, ConnectError, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
 import type { ClientKey } from "./config.ts";
 import { CliError, exitCode } from "./errors.ts";
@@ -51,6 +51,9 @@ export interface ConnectOptions {
 }
 
 /** Connects and checks the server before a byte of a request is sent. Throws CliError. */
+/** Between the end of a connection and that of its calls, in milliseconds. */
+const lostMs = 500;
+
 export async function connect({
   host,
   key,
@@ -89,9 +92,19 @@ export async function connect({
     interceptors: [withToken],
     acceptCompression: [],
   });
+  // A request that is under way when the connection is reset does not always hear of it (seen with connect-node 2.2): it
+  // is told. The delay is for an answer that came right before.
+  const lost = new AbortController();
+  let isClosed = false;
+  socket.once("close", () => {
+    if (!isClosed) setTimeout(() => lost.abort(new ConnectError("the connection was lost", Code.Unavailable)), lostMs);
+  });
+  const orLost = (signal: AbortSignal | undefined): AbortSignal =>
+    signal === undefined ? lost.signal : AbortSignal.any([signal, lost.signal]);
   const transport: Transport = {
-    unary: (method, signal, timeoutMs, ...rest) => base.unary(method, signal, timeoutMs ?? callTimeoutMs, ...rest),
-    stream: base.stream,
+    unary: (method, signal, timeoutMs, ...rest) =>
+      base.unary(method, orLost(signal), timeoutMs ?? callTimeoutMs, ...rest),
+    stream: (method, signal, ...rest) => base.stream(method, orLost(signal), ...rest),
   };
   return {
     host,
@@ -104,6 +117,7 @@ export async function connect({
       subject = { privateKey, keyId: keyId(privateKey), thumbprint: thumbprint(key.certificateDer), capsuleId };
     },
     close: () => {
+      isClosed = true;
       sessionManager.abort();
       socket.destroy();
     },

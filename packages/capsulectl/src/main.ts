@@ -8,6 +8,7 @@ import { addContextCommands } from "./commands/context.ts";
 import { addCopyCommand } from "./commands/copy.ts";
 import { addImageCommands } from "./commands/image.ts";
 import { addKeyCommands } from "./commands/key.ts";
+import { addVolumeCommands } from "./commands/volume.ts";
 import { addWorkloadCommands } from "./commands/workload.ts";
 import { CliError, exitCode, QuietExit } from "./errors.ts";
 import { addGlobals } from "./globals.ts";
@@ -31,6 +32,7 @@ export function buildProgram(): Command {
   addApplyCommands(program);
   addWorkloadCommands(program);
   addCopyCommand(program);
+  addVolumeCommands(program);
   addImageCommands(program);
   addCapsuleCommands(program);
   addKeyCommands(program);

@@ -122,6 +122,17 @@ export function age(time: Timestamp | undefined): string {
   return span(Date.now() - timestampDate(time).getTime());
 }
 
+/** KEY=VALUE of options. Throws CliError. */
+export function labelsOf(texts: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    texts.map((text) => {
+      const at = text.indexOf("=");
+      if (at < 1) throw new CliError(`--label ${text}: KEY=VALUE is needed`, exitCode.usage);
+      return [text.slice(0, at), text.slice(at + 1)];
+    }),
+  );
+}
+
 export function span(ms: number): string {
   const s = Math.max(0, Math.floor(ms / 1000));
   if (s < 60) return `${s}s`;

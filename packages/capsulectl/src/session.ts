@@ -1,6 +1,6 @@
 /** What a command works with: the capsule that was chosen, connected when it is first needed. */
 import { type Timestamp, timestampDate } from "@bufbuild/protobuf/wkt";
-import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
+import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
 import type { Client } from "@connectrpc/connect";
 import { type Context, parseHost, readConfig, readKey } from "./config.ts";
 import { type Connection, connect, useCapsuleTime } from "./connection.ts";
@@ -13,6 +13,7 @@ export interface Capsule {
   readonly identity: Client<typeof IdentityService>;
   readonly capsule: Client<typeof CapsuleService>;
   readonly workloads: Client<typeof WorkloadService>;
+  readonly volumes: Client<typeof VolumeService>;
   readonly images: Client<typeof ImageService>;
 }
 
@@ -91,6 +92,7 @@ export function capsuleOf(name: string, connection: Connection): Capsule {
     identity: connection.client(IdentityService),
     capsule: connection.client(CapsuleService),
     workloads: connection.client(WorkloadService),
+    volumes: connection.client(VolumeService),
     images: connection.client(ImageService),
   };
 }

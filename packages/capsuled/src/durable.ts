@@ -15,11 +15,15 @@ export async function writeDurably(path: string, content: string | Uint8Array, m
     await file.close();
   }
   await rename(scratch, path);
-  // The name is in the directory, which has a sync of its own.
-  const parent = await open(dir, "r");
+  await syncDirectory(dir);
+}
+
+/** Makes the names in a directory durable: a file's own sync does not. */
+export async function syncDirectory(dir: string): Promise<void> {
+  const handle = await open(dir, "r");
   try {
-    await parent.sync();
+    await handle.sync();
   } finally {
-    await parent.close();
+    await handle.close();
   }
 }

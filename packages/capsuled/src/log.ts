@@ -1,5 +1,6 @@
 import { type Logger, pino } from "pino";
 import { CapsuleError, messageOf } from "./errors.ts";
+import { ToolError } from "./tool.ts";
 
 /** capsuled's log: a line of JSON each on standard output, which capsule-init keeps. Level by CAPSULE_LOG. */
 export function createLogger(): Logger {
@@ -17,6 +18,19 @@ export function createLogger(): Logger {
   });
 }
 
-function briefly({ kind, reason, message, cause }: CapsuleError): object {
-  return { kind, reason, message, ...(cause === undefined ? {} : { cause: messageOf(cause) }) };
+function briefly(error: CapsuleError): object {
+  const { kind, reason, message, cause } = error;
+  return {
+    kind,
+    reason,
+    message,
+    ...(cause === undefined ? {} : { cause: messageOf(cause) }),
+    ...outputOf(error),
+    ...outputOf(cause),
+  };
+}
+
+/** What a tool said: people are told that it is here. */
+function outputOf(error: unknown): object {
+  return error instanceof ToolError ? { output: `${error.stdout}${error.stderr}`.slice(-4_000) } : {};
 }

@@ -1,7 +1,7 @@
 /** capsuled: wiring, nothing else. */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { CapsuleService, IdentityService, ImageService, WorkloadService } from "@capsule/api";
+import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
 import { readBoot } from "./auth/boot.ts";
 import { leewayS, maxLifetimeS } from "./auth/decide.ts";
 import { Gate } from "./auth/gate.ts";
@@ -18,12 +18,18 @@ import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
 import { reflection } from "./server/reflection.ts";
+import { volumeService } from "./server/volume.ts";
 import { workloadService } from "./server/workload.ts";
+import { openPools } from "./storage/pool/open.ts";
 import { readBootDisk } from "./storage/substrate/disk.ts";
-import { readPoolUsage } from "./storage/substrate/pool-usage.ts";
 import { repairFilesystem } from "./storage/substrate/repair.ts";
 import { readStorageStatus } from "./storage/substrate/status.ts";
 import { permDevice } from "./storage/substrate/substrate.ts";
+import { VolumeController } from "./storage/volumes/controller.ts";
+import { Exports } from "./storage/volumes/exports.ts";
+import { Imports } from "./storage/volumes/imports.ts";
+import { VolumeManager } from "./storage/volumes/manager.ts";
+import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
 import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
@@ -67,8 +73,20 @@ const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
 const { driver, images } = await openContainerd({ socket: containerdSocket, log });
 const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
-const reconciler = new Reconciler({ store, driver, images, network, pulls, workloadsDir, log });
-const manager = new WorkloadManager({ store, images, allocate: (uid) => network.addressesOf(uid) });
+const pools = await openPools();
+const volumes = new VolumeController({ store, pools, log });
+const volumeManager = new VolumeManager({ store, pools });
+const snapshots = new Snapshots({ store, pools, controller: volumes, log });
+const exports = new Exports(snapshots, log);
+const imports = new Imports({ store, pools, controller: volumes, manager: volumeManager, log });
+const reconciler = new Reconciler({ store, driver, images, network, volumes, pulls, workloadsDir, log });
+const manager = new WorkloadManager({
+  store,
+  images,
+  volumes: volumeManager,
+  allocate: (uid) => network.addressesOf(uid),
+});
+await volumes.start();
 
 const hardware = machine.mode === "namespace" ? undefined : await openHardware();
 
@@ -80,10 +98,15 @@ const server = await startServer({
   log,
   routes: (router) => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
-    router.service(CapsuleService, capsuleService({ identity, store, machine, storage, hardware, log }));
+    router.service(CapsuleService, capsuleService({ identity, store, machine, storage, pools, hardware, log }));
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
+    router.service(
+      VolumeService,
+
+      volumeService({ store, manager: volumeManager, controller: volumes, snapshots, exports, imports, storage }),
+    );
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
-    reflection(router, [IdentityService, CapsuleService, WorkloadService, ImageService]);
+    reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, ImageService]);
   },
 });
 log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
@@ -105,6 +128,7 @@ if (machine.mode !== "namespace") {
 // The API answers without it, and says of it that it is not there.
 await untilAccepts(containerdSocket);
 await reconciler.start();
+snapshots.start();
 
 const stop = async (): Promise<void> => {
   const goingDown = existsSync(shutdownFile);
@@ -112,6 +136,10 @@ const stop = async (): Promise<void> => {
   await server.stop(1_000);
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
+  await snapshots.stop();
+  await Promise.all([exports.stop(), imports.stop()]);
+  if (goingDown) await volumes.unmountAll();
+  await volumes.stop();
   store.close();
   process.exit(0);
 };
@@ -129,7 +157,6 @@ async function openHardware(): Promise<Hardware> {
   return {
     slot,
     disks: () => readDisks(disk),
-    pools: readPoolUsage,
     repairPerm: (dryRun) => repairFilesystem(permDevice, dryRun),
   };
 }

@@ -8,10 +8,20 @@ const TIMEOUT_MS = 30_000;
 /** A tool that ended with an error. `stderr` is for the log and for the wrapper that knows the tool's words. */
 export class ToolError extends CapsuleError {
   readonly stderr: string;
+  readonly stdout: string;
+  /** Its exit code; undefined when it was killed or could not be started. */
+  readonly code: number | undefined;
 
-  constructor(tool: string, result: string, stderr: string, cause?: unknown) {
+  constructor(
+    tool: string,
+    result: string,
+    output: Partial<Pick<ToolError, "stderr" | "stdout" | "code">>,
+    cause?: unknown,
+  ) {
     super("internal", `${tool} ${result}; the log of capsuled has its output`, { cause, reason: "TOOL_FAILED" });
-    this.stderr = stderr;
+    this.stderr = output.stderr ?? "";
+    this.stdout = output.stdout ?? "";
+    this.code = output.code;
   }
 }
 
@@ -19,14 +29,14 @@ export class ToolError extends CapsuleError {
 export async function runTool(command: readonly string[], input = "", timeoutMs = TIMEOUT_MS): Promise<string> {
   const [tool = "", ...args] = command;
   const child = spawn(tool, args, { timeout: timeoutMs, killSignal: "SIGKILL", env: { ...process.env, LC_ALL: "C" } });
-  const exit = new Promise<string | undefined>((resolve, reject) => {
-    child.once("error", (error) => reject(new ToolError(tool, "could not be started", "", error)));
-    child.once("close", (code, signal) => resolve(code === 0 ? undefined : `ended with ${signal ?? `code ${code}`}`));
+  const exit = new Promise<{ code: number | undefined; signal: string | null }>((resolve, reject) => {
+    child.once("error", (error) => reject(new ToolError(tool, "could not be started", {}, error)));
+    child.once("close", (code, signal) => resolve({ code: code ?? undefined, signal }));
   });
   // It may end without having read all: its exit code tells more than EPIPE.
   child.stdin.on("error", () => undefined);
   child.stdin.end(input);
-  const [failure, stdout, stderr] = await Promise.all([exit, text(child.stdout), text(child.stderr)]);
-  if (failure !== undefined) throw new ToolError(command.join(" "), failure, stderr);
-  return stdout;
+  const [{ code, signal }, stdout, stderr] = await Promise.all([exit, text(child.stdout), text(child.stderr)]);
+  if (code === 0) return stdout;
+  throw new ToolError(command.join(" "), `ended with ${signal ?? `code ${code}`}`, { stderr, stdout, code });
 }

@@ -6,6 +6,7 @@ import { type Document, placeViolations } from "../manifest/parse.ts";
 import { note, printDone, printMessage, say } from "../output.ts";
 import { violationsOf } from "../rpc-errors.ts";
 import { type Capsule, withCapsule } from "../session.ts";
+import { waitUntilVolumesGone } from "../volume-wait.ts";
 import { waitUntilGone, waitUntilUp } from "../wait.ts";
 
 const words: Record<ApplyResult_Action, string> = {
@@ -51,19 +52,36 @@ export async function deleteFiles(
 ): Promise<void> {
   const documents = await loadManifests(options.file);
   await withCapsule(chosen, async (capsule) => {
-    const present = new Set((await capsule.workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? ""));
-    const names = documents
-      .filter(({ kind, name }) => kind === "workload" && present.has(name))
-      .map(({ name }) => name);
-    for (const { kind, name } of documents) if (!names.includes(name)) note(`${kind}/${name} is not there`);
-    if (names.length > 0) await capsule.workloads.deleteWorkloads({ names });
-    if (options.wait) await waitUntilGone(capsule, names, defaultWaitMs);
-    const action = options.wait ? "deleted" : "is being deleted";
-    await printDone(
-      format,
-      names.map((name) => ({ kind: "workload", name, action })),
+    const workloads = await presentOf(documents, "workload", async () =>
+      (await capsule.workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? ""),
     );
+    const volumes = await presentOf(documents, "volume", async () =>
+      (await capsule.volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? ""),
+    );
+    if (workloads.length > 0) await capsule.workloads.deleteWorkloads({ names: workloads });
+    // Nothing of the file must hold a volume of it; others that do are told.
+    if (options.wait || volumes.length > 0) await waitUntilGone(capsule, workloads, defaultWaitMs);
+    if (volumes.length > 0) await capsule.volumes.deleteVolumes({ names: volumes });
+    if (options.wait) await waitUntilVolumesGone(capsule, volumes, defaultWaitMs);
+    const action = options.wait ? "deleted" : "is being deleted";
+    await printDone(format, [
+      ...workloads.map((name) => ({ kind: "workload", name, action })),
+      ...volumes.map((name) => ({ kind: "volume", name, action })),
+    ]);
   });
+}
+
+/** Names of the documents of a kind that the capsule has; tells which it has not. */
+async function presentOf(
+  documents: readonly Document[],
+  wanted: string,
+  list: () => Promise<string[]>,
+): Promise<string[]> {
+  const names = documents.filter(({ kind }) => kind === wanted).map(({ name }) => name);
+  if (names.length === 0) return [];
+  const present = new Set(await list());
+  for (const name of names) if (!present.has(name)) note(`${wanted}/${name} is not there`);
+  return names.filter((name) => present.has(name));
 }
 
 /** Faults that the capsule finds are told with their place in the file. */

@@ -72,7 +72,7 @@ async function candidates(
   }
   const subs = command.commands.filter((one) => !one.name().startsWith("__")).map((one) => one.name());
   if (subs.length > 0) return subs;
-  return await names({ ...globals, capsule }, command, rest.length);
+  return await names({ ...globals, capsule }, command, rest);
 }
 
 /** Whether the word after this option is its value. */
@@ -82,18 +82,24 @@ function takesValue(program: Command, command: Command, word: string): boolean {
 }
 
 /** Names for the argument at this place; nothing when the capsule does not answer. */
-async function names({ capsule: chosen }: Globals, command: Command, position: number): Promise<string[]> {
+async function names({ capsule: chosen }: Globals, command: Command, given: readonly string[]): Promise<string[]> {
+  const position = given.length;
   const argument = command.registeredArguments[position] ?? command.registeredArguments.at(-1);
   const group = command.parent?.name();
   if (argument === undefined) return [];
   if (group === "context") return Object.keys((await readConfig()).contexts);
   if (command.name() === "completion") return Object.keys(scripts);
   try {
-    return await withCapsule(chosen, async ({ workloads, images, identity }) => {
+    return await withCapsule(chosen, async ({ workloads, volumes, images, identity }) => {
       if (command.name() === "cp")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => `${spec?.name ?? ""}:/`);
       if (group === "workload")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => spec?.name ?? "");
+      if (group === "volume" && position > 0 && ["restore", "delete-snapshot"].includes(command.name()))
+        return (await volumes.listSnapshots({ volume: given[0] ?? "" })).snapshots.map(({ name }) => name);
+      if (group === "volume" && ["create", "import"].includes(command.name())) return [];
+      if (group === "volume" && position > 0 && command.name() === "export") return [];
+      if (group === "volume") return (await volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? "");
       if (group === "image" && command.name() === "remove")
         return (await images.listImages({})).images.flatMap((image) => image.names);
       if (group === "registry") return (await images.listRegistries({})).registries.map(({ host }) => host);

@@ -20,6 +20,7 @@ import {
   age,
   bytes,
   type Column,
+  labelsOf,
   print,
   printDone,
   printJson,
@@ -247,16 +248,6 @@ function portsOf({ spec }: Workload): string {
     return `${from}->${containerPort}${protocol === Protocol.UDP ? "/udp" : ""}`;
   });
   return ports.length === 0 ? "-" : ports.join(",");
-}
-
-function labelsOf(texts: readonly string[]): Record<string, string> {
-  return Object.fromEntries(
-    texts.map((text) => {
-      const at = text.indexOf("=");
-      if (at < 1) throw new CliError(`--label ${text}: KEY=VALUE is needed`, exitCode.usage);
-      return [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
 }
 
 function timeText({ time }: Event): string {

@@ -5,6 +5,7 @@
 import { type DescEnum, type DescField, type DescMessage, ScalarType } from "@bufbuild/protobuf";
 import { isAlias, isMap, isScalar, isSeq, type Node, type Scalar, type YAMLMap } from "yaml";
 import { parseDuration } from "../duration.ts";
+import { parseSize } from "../size.ts";
 import type { Place } from "./problems.ts";
 import { nearest } from "./suggest.ts";
 
@@ -168,17 +169,6 @@ function convertDuration(node: Node, path: string, scope: Scope): Json {
   if (ms !== undefined && ms <= 315_576_000_000_000) return `${ms / 1000}s`;
   scope.place.fault(offsetOf(node), `${path}: a duration such as 30s or 1m30s is needed`);
   return "0s";
-}
-
-/** Bytes of "512", "2GiB", "1.5 GB", "10M": K, M, G, T are binary, with or without "iB" or "B". */
-export function parseSize(text: string): bigint | undefined {
-  const match = /^([0-9]+)(?:\.([0-9]{1,6}))?\s*([KMGT]?)(?:i?B)?$/i.exec(text.trim());
-  if (match === null) return undefined;
-  const [, whole = "0", fraction = "", unit = ""] = match;
-  const factor = 1024n ** BigInt(" KMGT".indexOf(unit === "" ? " " : unit.toUpperCase()));
-  const scale = 10n ** BigInt(fraction.length);
-  const scaled = BigInt(whole + fraction) * factor;
-  return scaled % scale === 0n || unit !== "" ? scaled / scale : undefined;
 }
 
 /** Keys with their values and places; a key that is no text is a fault. */

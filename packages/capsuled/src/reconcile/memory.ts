@@ -1,5 +1,5 @@
 /** What the reconciler remembers of a workload between passes; lost with capsuled, and not needed after it. */
-import { backoffMs, healthyRunMs } from "./backoff.ts";
+import { backoffMs, healthyRunMs } from "../backoff.ts";
 
 export class Memory {
   /** What is remembered is of this generation: a new spec starts without a record. */

@@ -12,8 +12,10 @@ import { EventType, WorkloadStatusSchema } from "@capsule/api";
 import type { Logger } from "pino";
 import { messageOf } from "../errors.ts";
 import type { Network } from "../network/network.ts";
+import { KeyedQueue } from "../queue.ts";
 import type { Observed, RuntimeDriver } from "../runtime/driver.ts";
 import type { ImageStore } from "../runtime/images.ts";
+import type { VolumeController } from "../storage/volumes/controller.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import { Memory } from "./memory.ts";
@@ -28,7 +30,6 @@ import {
   type Wanted,
 } from "./planner.ts";
 import type { Pulls } from "./pulls.ts";
-import { KeyedQueue } from "./queue.ts";
 import { newExit, statusOf } from "./status.ts";
 import type { StepContext } from "./steps.ts";
 import { executeStep } from "./steps.ts";
@@ -39,6 +40,7 @@ export interface ReconcilerOptions {
   readonly driver: RuntimeDriver;
   readonly images: ImageStore;
   readonly network: Network;
+  readonly volumes: VolumeController;
   readonly pulls: Pulls;
   /** Directory of the workloads' own data, a directory each: logs. */
   readonly workloadsDir: string;
@@ -89,6 +91,7 @@ export class Reconciler {
       this.#queue.add(uid);
     });
     await this.#lookAtAll();
+    this.#options.volumes.settle();
     log.info({ sinceStartMs: Math.round(process.uptime() * 1000) }, "adopted what runs");
     this.#resync = setInterval(() => {
       this.#lookAtAll().catch((error: unknown) => log.warn({ err: error }, "resync failed; it is tried again"));
@@ -130,17 +133,19 @@ export class Reconciler {
   async #lookAtAll(): Promise<void> {
     const { store, driver, log } = this.#options;
     const all = await driver.list(this.#stopping.signal);
-    const known = new Set<string>();
-    for (const record of store.workloads.list()) {
-      known.add(record.uid);
-      this.#queue.add(record.uid);
-    }
+    const records = store.workloads.list();
+    const known = new Set(records.map(({ uid }) => uid));
     for (const seen of all) {
-      if (known.has(seen.uid)) this.#listed.set(seen.uid, seen);
-      else if (store.workloads.byUid(seen.uid) === undefined) {
-        log.warn({ uid: seen.uid, workload: seen.name }, "removing an instance of no workload");
-        await driver.remove(seen.uid, this.#stopping.signal);
-      }
+      if (!known.has(seen.uid)) continue;
+      this.#listed.set(seen.uid, seen);
+      // Before any pass: one that finds it stopped ends what it holds.
+      if (hasProcess(seen)) this.#options.volumes.adopt(seen.uid);
+    }
+    for (const { uid } of records) this.#queue.add(uid);
+    for (const seen of all) {
+      if (known.has(seen.uid) || store.workloads.byUid(seen.uid) !== undefined) continue;
+      log.warn({ uid: seen.uid, workload: seen.name }, "removing an instance of no workload");
+      await driver.remove(seen.uid, this.#stopping.signal);
     }
   }
 
@@ -169,6 +174,8 @@ export class Reconciler {
     const now = new Date();
     const seen = this.#listed.get(record.uid) ?? (await driver.observe(record.uid, this.#stopping.signal));
     this.#listed.delete(record.uid);
+    // One that has ended by itself holds its volumes until this.
+    if (!hasProcess(seen)) await this.#options.volumes.release(record.uid);
     const wanted = wantedOf(record);
     this.#noteExit(record, wanted, seen, memory, now);
     const made = await this.#plan(record, wanted, seen, memory, now);
@@ -272,8 +279,8 @@ export class Reconciler {
   }
 
   #stepContext(record: WorkloadRecord): StepContext {
-    const { driver, network, images, store, workloadsDir } = this.#options;
-    return { record, driver, network, images, store, workloadsDir, stopping: this.#stopping.signal };
+    const { driver, network, images, volumes, store, workloadsDir } = this.#options;
+    return { record, driver, network, images, volumes, store, workloadsDir, stopping: this.#stopping.signal };
   }
 
   #stepDone(record: WorkloadRecord, step: Step, memory: Memory): void {
@@ -351,4 +358,9 @@ export class Reconciler {
       time: new Date(),
     });
   }
+}
+
+/** Whether a process of it may be using its volumes. */
+function hasProcess(seen: Observed | undefined): boolean {
+  return seen !== undefined && seen.task.state !== "none" && seen.task.state !== "stopped";
 }

@@ -5,6 +5,8 @@ import { CapsuleError } from "../errors.ts";
 import type { Network } from "../network/network.ts";
 import type { RuntimeDriver } from "../runtime/driver.ts";
 import type { ImageStore } from "../runtime/images.ts";
+import type { InstanceMount } from "../runtime/instance.ts";
+import type { VolumeController } from "../storage/volumes/controller.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import { instanceOf, settingsOf } from "../workload/instance.ts";
@@ -16,6 +18,7 @@ export interface StepContext {
   readonly driver: RuntimeDriver;
   readonly network: Network;
   readonly images: ImageStore;
+  readonly volumes: VolumeController;
   readonly store: Store;
   readonly workloadsDir: string;
   readonly stopping: AbortSignal;
@@ -62,11 +65,23 @@ async function start(step: Extract<Step, { kind: "start" }>, context: StepContex
   const files = await network.filesFor({ uid, name, hostname, network: mode, ...(dns === undefined ? {} : { dns }) });
   const logDir = join(workloadsDir, uid, "log");
   await mkdir(logDir, { recursive: true, mode: 0o750 });
+  const mounts = await mountsFor(context);
   const image = { reference: images.normalize(settings.image), digest: step.digest };
   const link = async (pid: number): Promise<void> => {
     if (mode === "bridge") await network.link(uid, pid);
   };
-  await driver.start(instanceOf(record, image, files, logDir), link, withTimeout(context.stopping, startTimeoutMs));
+  const instance = instanceOf(record, { image, files, mounts, logDir });
+  await driver.start(instance, link, withTimeout(context.stopping, startTimeoutMs));
+}
+
+/** Mounts the workload's volumes, which it then holds. */
+async function mountsFor({ record, volumes }: StepContext): Promise<InstanceMount[]> {
+  const wanted = record.spec.kind.value?.mounts ?? [];
+  const sources = await volumes.mountFor(
+    record.uid,
+    wanted.map(({ volumeName, subPath, readOnly }) => ({ volume: volumeName, subPath, readOnly })),
+  );
+  return wanted.map(({ mountPath, readOnly }, i) => ({ source: sources[i] ?? "", target: mountPath, readOnly }));
 }
 
 async function stop(_: unknown, context: StepContext): Promise<void> {
@@ -74,6 +89,8 @@ async function stop(_: unknown, context: StepContext): Promise<void> {
   const { stopTimeoutMs, stopSignal } = settingsOf(record);
   const signal = withTimeout(stopping, stopTimeoutMs + stopMarginMs);
   await driver.stop(record.uid, { timeoutMs: stopTimeoutMs, stopSignal }, signal);
+  // Stopped is told when what it wrote is on the disk.
+  await context.volumes.release(record.uid);
 }
 
 async function remove(_: unknown, context: StepContext): Promise<void> {

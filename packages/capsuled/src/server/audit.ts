@@ -28,7 +28,7 @@ function collect(schema: DescMessage, message: Message, found: string[], depth: 
     } else if (field.fieldKind === "message" && depth < 2) {
       const value = reflected.get(field);
       // Only the name of what is inside: environment variables have names too.
-      if (depth < 2 && ["start", "workload", "volume", "registry"].includes(field.name))
+      if (depth < 2 && ["start", "spec", "workload", "volume", "registry"].includes(field.name))
         collect(field.message, value.message, found, depth + 1);
     }
   }

@@ -8,8 +8,8 @@ import { type CapsuleService, Phase } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { type ServerIdentity, shortId } from "../auth/identity.ts";
-import { CapsuleError } from "../errors.ts";
-import type { PoolUsage } from "../storage/substrate/pool-usage.ts";
+import { CapsuleError, messageOf } from "../errors.ts";
+import type { Pools } from "../storage/pool/pools.ts";
 import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { Store } from "../store/store.ts";
 import type { Disk } from "../system/disks.ts";
@@ -26,7 +26,6 @@ export interface Hardware {
   /** The slot that runs: "a" or "b". */
   readonly slot: string;
   disks(): Promise<Disk[]>;
-  pools(): Promise<PoolUsage[]>;
   /** Lines of the repair of /perm. */
   repairPerm(dryRun: boolean): AsyncIterable<string>;
 }
@@ -43,6 +42,7 @@ export function capsuleService({
   store,
   machine,
   storage,
+  pools,
   hardware,
   log,
 }: {
@@ -50,22 +50,19 @@ export function capsuleService({
   readonly store: Store;
   readonly machine: Machine;
   readonly storage: StorageStatus;
+  readonly pools: Pools;
   readonly hardware: Hardware | undefined;
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
     async getInfo() {
-      const [filesystems, init, versions, usage, disks, pools] = await Promise.all([
+      const [filesystems, init, versions, usage, disks, fills] = await Promise.all([
         readFilesystems(),
         initStatus().catch(() => undefined),
         componentVersions(),
         readUsage(),
         hardware?.disks() ?? [],
-        // A disk that is at fault is among the warnings; the rest of the answer is what helps then.
-        hardware?.pools().catch((error: unknown) => {
-          log.warn({ err: error }, "the fill of the pool cannot be read");
-          return undefined;
-        }) ?? [],
+        fillsOf(pools),
       ]);
       const full = filesystems.filter(({ sizeBytes, usedBytes }) => Number(usedBytes) > Number(sizeBytes) * fullRatio);
       const workloads = store.workloads.list();
@@ -92,7 +89,7 @@ export function capsuleService({
           ...full.map(
             ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
           ),
-          ...(pools === undefined ? ["The fill of the pool cannot be read; the log of capsuled says why"] : []),
+          ...fills.flatMap((fill) => ("fault" in fill ? [fill.fault] : [])),
           ...(init === undefined ? ["capsule-init does not answer"] : init.configFaults),
         ],
         services: (init?.services ?? []).map(({ name, state, pid, restarts }) => ({
@@ -103,11 +100,7 @@ export function capsuleService({
         })),
         slot: hardware?.slot ?? "",
         disks,
-        pools: (pools ?? []).map((pool) => ({
-          ...pool,
-          sizeBytes: BigInt(pool.sizeBytes),
-          usedBytes: BigInt(pool.usedBytes),
-        })),
+        pools: fills.flatMap((fill) => ("fault" in fill ? [] : [fill])),
       };
     },
     async *systemLogs({ services, follow, tail, since }, context) {
@@ -154,6 +147,32 @@ export function capsuleService({
       return {};
     },
   };
+}
+
+interface PoolFill {
+  readonly name: string;
+  readonly backend: string;
+  readonly sizeBytes: bigint;
+  readonly usedBytes: bigint;
+  readonly metadataPercent: number;
+}
+
+/** How full each pool is, or why that is not known. A pool that nobody has used yet is not there, and is left out. */
+async function fillsOf(pools: Pools): Promise<(PoolFill | { readonly fault: string })[]> {
+  const fills = await Promise.all(
+    pools.list().map(async (pool): Promise<PoolFill | { fault: string } | undefined> => {
+      try {
+        const backend = await pool.open(false);
+        if (backend === undefined) return undefined;
+        const { sizeBytes, usedBytes, metadataRatio } = await backend.usage();
+        const bytes = { sizeBytes: BigInt(sizeBytes), usedBytes: BigInt(Math.round(usedBytes)) };
+        return { name: pool.name, backend: pool.kind, ...bytes, metadataPercent: metadataRatio * 100 };
+      } catch (error) {
+        return { fault: `Pool "${pool.name}" cannot be used: ${messageOf(error)}` };
+      }
+    }),
+  );
+  return fills.filter((fill) => fill !== undefined);
 }
 
 async function goDown(kind: "reboot" | "poweroff", log: Logger): Promise<void> {

@@ -11,7 +11,15 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { connect as connectTls } from "node:tls";
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import { CapsuleService, ErrorInfoSchema, IdentityService, ImageService, Role, WorkloadService } from "@capsule/api";
+import {
+  CapsuleService,
+  ErrorInfoSchema,
+  IdentityService,
+  ImageService,
+  Role,
+  VolumeService,
+  WorkloadService,
+} from "@capsule/api";
 import { ServerReflection } from "@capsule/api/gen/grpc/reflection/v1/reflection_pb.js";
 import { ServerReflection as ServerReflectionAlpha } from "@capsule/api/gen/grpc/reflection/v1alpha/reflection_pb.js";
 import { rawPublicKey } from "@capsule/api/key.ts";
@@ -61,6 +69,19 @@ const table: Readonly<Record<string, Expected>> = {
   "WorkloadService/CopyOut": "operator",
   "WorkloadService/Events": "viewer",
   "WorkloadService/Stats": "viewer",
+  "VolumeService/CreateVolume": "operator",
+  "VolumeService/GetVolume": "viewer",
+  "VolumeService/ListVolumes": "viewer",
+  "VolumeService/ResizeVolume": "operator",
+  "VolumeService/DeleteVolumes": "operator",
+  "VolumeService/CreateSnapshot": "operator",
+  "VolumeService/ListSnapshots": "viewer",
+  "VolumeService/DeleteSnapshots": "operator",
+  "VolumeService/RestoreSnapshot": "operator",
+  "VolumeService/SetSnapshotSchedule": "operator",
+  "VolumeService/ExportVolume": "operator",
+  "VolumeService/ImportVolume": "operator",
+  "VolumeService/GetImport": "operator",
   "ImageService/ListImages": "viewer",
   "ImageService/PullImage": "operator",
   "ImageService/PushImage": "operator",
@@ -72,7 +93,13 @@ const table: Readonly<Record<string, Expected>> = {
   "ServerReflection/ServerReflectionInfo": "viewer",
 };
 
-const services: readonly DescService[] = [IdentityService, CapsuleService, WorkloadService, ImageService];
+const services: readonly DescService[] = [
+  IdentityService,
+  CapsuleService,
+  WorkloadService,
+  VolumeService,
+  ImageService,
+];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];
 const methods = [...services, ...reflected].flatMap(({ methods }) => methods);
 const roles = { viewer: Role.VIEWER, operator: Role.OPERATOR, admin: Role.ADMIN } as const;

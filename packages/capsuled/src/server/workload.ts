@@ -42,7 +42,7 @@ export function workloadService(options: WorkloadServiceOptions): ServiceImpl<ty
         throw new CapsuleError("precondition", message, { reason: "STORAGE_DEGRADED" });
       }
       const results = manager.apply(resources, dryRun).map((one) => ({
-        kind: "workload",
+        kind: one.kind,
         name: one.name,
         action: one.action,
         changes: one.changes.map((change) => ({ ...change })),

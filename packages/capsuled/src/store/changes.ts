@@ -4,6 +4,9 @@ export type Change =
   | { readonly kind: "workload"; readonly name: string; readonly uid: string }
   | { readonly kind: "workloadStatus"; readonly name: string; readonly uid: string }
   | { readonly kind: "workloadGone"; readonly name: string; readonly uid: string }
+  | { readonly kind: "volume"; readonly name: string; readonly volumeUid: string }
+  | { readonly kind: "volumeStatus"; readonly name: string; readonly volumeUid: string }
+  | { readonly kind: "volumeGone"; readonly name: string; readonly volumeUid: string }
   | { readonly kind: "event"; readonly sequence: number }
   | { readonly kind: "keys" }
   | { readonly kind: "registries" };

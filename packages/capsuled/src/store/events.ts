@@ -7,7 +7,7 @@ const eventsPerObject = 100;
 
 export interface EventRecord {
   readonly sequence: number;
-  readonly objectKind: "workload" | "capsule";
+  readonly objectKind: "workload" | "volume" | "pool" | "capsule";
   readonly objectName: string;
   readonly type: EventType;
   readonly reason: string;

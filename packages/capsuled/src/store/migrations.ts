@@ -88,4 +88,42 @@ export const migrations: readonly string[] = [
   -- How many of the restarts that were asked for have been carried out.
   ALTER TABLE workloads ADD COLUMN restarts_done INTEGER NOT NULL DEFAULT 0;
   `,
+  `
+  -- disk_uid names the disk that holds the data: another one after a restore. provisioned: that disk has been whole once,
+  -- and its absence is a loss.
+  CREATE TABLE volumes (
+    name TEXT PRIMARY KEY,
+    uid TEXT NOT NULL UNIQUE,
+    spec BLOB NOT NULL,
+    pool TEXT NOT NULL,
+    disk_uid TEXT NOT NULL UNIQUE,
+    provisioned INTEGER NOT NULL,
+    deleting INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    status BLOB NOT NULL
+  ) STRICT, WITHOUT ROWID;
+
+  -- Volumes that workloads mount, by name: a claim outlives a volume that was deleted by force.
+  CREATE TABLE volume_claims (
+    volume TEXT NOT NULL,
+    uid TEXT NOT NULL REFERENCES workloads (uid),
+    read_only INTEGER NOT NULL,
+    PRIMARY KEY (volume, uid)
+  ) STRICT, WITHOUT ROWID;
+  CREATE INDEX volume_claims_uid ON volume_claims (uid);
+  `,
+  `
+  CREATE TABLE snapshots (
+    uid TEXT PRIMARY KEY,
+    volume_uid TEXT NOT NULL REFERENCES volumes (uid),
+    name TEXT NOT NULL,
+    disk_uid TEXT NOT NULL UNIQUE,
+    size_bytes INTEGER NOT NULL,
+    origin TEXT NOT NULL CHECK (origin IN ('manual', 'schedule', 'restore')),
+    deleting INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    UNIQUE (volume_uid, name)
+  ) STRICT, WITHOUT ROWID;
+  `,
 ];

@@ -12,6 +12,9 @@ import { HostPortRepository } from "./host-ports.ts";
 import { KeyRepository } from "./keys.ts";
 import { MetaRepository } from "./meta.ts";
 import { RegistryRepository } from "./registries.ts";
+import { SnapshotRepository } from "./snapshots.ts";
+import { VolumeClaimRepository } from "./volume-claims.ts";
+import { VolumeRepository } from "./volumes.ts";
 import { WorkloadRepository } from "./workloads.ts";
 
 export class Store {
@@ -20,6 +23,9 @@ export class Store {
   readonly workloads: WorkloadRepository;
   readonly addresses: AddressRepository;
   readonly hostPorts: HostPortRepository;
+  readonly volumes: VolumeRepository;
+  readonly volumeClaims: VolumeClaimRepository;
+  readonly snapshots: SnapshotRepository;
   readonly keys: KeyRepository;
   readonly events: EventRepository;
   readonly audit: AuditRepository;
@@ -33,6 +39,9 @@ export class Store {
     this.workloads = new WorkloadRepository(this.#db, this.changes);
     this.addresses = new AddressRepository(this.#db);
     this.hostPorts = new HostPortRepository(this.#db);
+    this.volumes = new VolumeRepository(this.#db, this.changes);
+    this.volumeClaims = new VolumeClaimRepository(this.#db);
+    this.snapshots = new SnapshotRepository(this.#db);
     this.keys = new KeyRepository(this.#db, this.changes);
     this.events = new EventRepository(this.#db, this.changes);
     this.audit = new AuditRepository(this.#db);

@@ -1,9 +1,9 @@
-import { randomBytes } from "node:crypto";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { Phase, type WorkloadSpec, WorkloadSpecSchema, type WorkloadStatus, WorkloadStatusSchema } from "@capsule/api";
 import type { ChangeFeed } from "./changes.ts";
 import type { Database, Row } from "./database.ts";
+import { newUid } from "./uid.ts";
 
 /** A wanted workload with what is known of it. */
 export interface WorkloadRecord {
@@ -52,7 +52,7 @@ export class WorkloadRepository {
 
   /** Adds a workload that does not exist, wanted running, generation 1. */
   insert(spec: WorkloadSpec, now: Date): WorkloadRecord {
-    const uid = newUid();
+    const uid = newUid("w");
     const status = create(WorkloadStatusSchema, {
       phase: Phase.PENDING,
       message: "Waiting to be started",
@@ -140,6 +140,7 @@ export class WorkloadRepository {
       if (typeof name !== "string") return;
       this.#db.run("DELETE FROM addresses WHERE uid = ?", uid);
       this.#db.run("DELETE FROM host_ports WHERE uid = ?", uid);
+      this.#db.run("DELETE FROM volume_claims WHERE uid = ?", uid);
       this.#db.run("DELETE FROM workloads WHERE uid = ?", uid);
       this.#db.afterCommit(() => this.#changes.publish({ kind: "workloadGone", name, uid }));
     });
@@ -167,12 +168,4 @@ function recordOf(row: Row): WorkloadRecord {
     updatedAt: new Date(Number(row["updated_at"])),
     status: fromBinary(WorkloadStatusSchema, row["status"] as Uint8Array),
   };
-}
-
-/** `w` and 12 lower-case base32 characters (60 random bits): short enough for a link's name, 15 characters. */
-function newUid(): string {
-  const alphabet = "abcdefghijklmnopqrstuvwxyz234567";
-  let uid = "w";
-  for (const byte of randomBytes(12)) uid += alphabet.charAt(byte & 31);
-  return uid;
 }

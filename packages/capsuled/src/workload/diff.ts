@@ -8,9 +8,14 @@ import {
   NetworkMode,
   Protocol,
   RestartPolicy,
+  type VolumeSpec,
+  VolumeSpecSchema,
   type WorkloadSpec,
   WorkloadSpecSchema,
 } from "@capsule/api";
+
+import { defaultPool } from "../storage/layout.ts";
+import { defaultKeep } from "../storage/volumes/schedule.ts";
 
 export interface Change {
   /** Such as `container.ports[0].hostPort`. */
@@ -28,6 +33,22 @@ export function diffSpecs(before: WorkloadSpec | undefined, after: WorkloadSpec)
   const left = before === undefined ? undefined : toJson(WorkloadSpecSchema, canonical(before));
   compare("", left, toJson(WorkloadSpecSchema, before === undefined ? after : canonical(after)), changes);
   return changes.filter(({ path }) => path !== "name");
+}
+
+/** The same for volumes. */
+export function diffVolumes(before: VolumeSpec | undefined, after: VolumeSpec): Change[] {
+  const changes: Change[] = [];
+  const left = before === undefined ? undefined : toJson(VolumeSpecSchema, canonicalVolume(before));
+  compare("", left, toJson(VolumeSpecSchema, before === undefined ? after : canonicalVolume(after)), changes);
+  return changes.filter(({ path }) => path !== "name");
+}
+
+function canonicalVolume(spec: VolumeSpec): VolumeSpec {
+  const copy = clone(VolumeSpecSchema, spec);
+  copy.pool ||= defaultPool;
+  if (copy.snapshotSchedule !== "") copy.snapshotKeep ||= defaultKeep;
+  if (copy.filesystem?.ownerUid === 0 && copy.filesystem.ownerGid === 0) delete copy.filesystem;
+  return copy;
 }
 
 /** The spec with the defaults written out that have another spelling. */

@@ -1,7 +1,7 @@
 /** From a workload's record to what its runtime driver is asked to run. Pure. */
 import { type ContainerSpec, type DnsConfig, NetworkMode } from "@capsule/api";
 import { CapsuleError } from "../errors.ts";
-import type { Instance } from "../runtime/instance.ts";
+import type { Instance, InstanceMount } from "../runtime/instance.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 
 const mib = 1024 * 1024;
@@ -39,13 +39,16 @@ export function settingsOf(record: Pick<WorkloadRecord, "name" | "spec">): Setti
   };
 }
 
-/** The instance of a record. `files` are those that the capsule makes: path inside → path on the capsule. */
-export function instanceOf(
-  record: WorkloadRecord,
-  image: { readonly reference: string; readonly digest: string },
-  files: ReadonlyMap<string, string>,
-  logDir: string,
-): Instance {
+/** What is made for an instance before it is: files and directories of the capsule. */
+export interface Prepared {
+  readonly image: { readonly reference: string; readonly digest: string };
+  /** Path inside → path on the capsule. */
+  readonly files: ReadonlyMap<string, string>;
+  readonly mounts: readonly InstanceMount[];
+  readonly logDir: string;
+}
+
+export function instanceOf(record: WorkloadRecord, { image, files, mounts, logDir }: Prepared): Instance {
   const spec = containerOf(record);
   const settings = settingsOf(record);
   return {
@@ -67,7 +70,7 @@ export function instanceOf(
     },
     stopSignal: settings.stopSignal,
     files,
-    mounts: [],
+    mounts,
     logs: {
       dir: logDir,
       maxBytes: Number(spec.logs?.maxBytes ?? 0n) || 10 * mib,

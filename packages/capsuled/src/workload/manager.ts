@@ -2,13 +2,15 @@
  * What the operator may do to the wanted state: each call is checked whole, then written in one transaction. Carrying it
  * out is the reconciler's work, which hears of it through the store.
  */
-import { ApplyResult_Action, Protocol, type Resource, type WorkloadSpec } from "@capsule/api";
+import { ApplyResult_Action, Protocol, type Resource, type VolumeSpec, type WorkloadSpec } from "@capsule/api";
 import { CapsuleError, type FieldViolation } from "../errors.ts";
 import type { ImageStore } from "../runtime/images.ts";
+import { noVolume, type VolumeManager } from "../storage/volumes/manager.ts";
 import type { PortClaim } from "../store/host-ports.ts";
 import type { Store } from "../store/store.ts";
+import type { VolumeClaim } from "../store/volume-claims.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
-import { type Change, canonical, diffSpecs } from "./diff.ts";
+import { type Change, canonical, diffSpecs, diffVolumes } from "./diff.ts";
 import { networkOf } from "./instance.ts";
 import { validateWorkload } from "./validate.ts";
 
@@ -16,6 +18,7 @@ import { validateWorkload } from "./validate.ts";
 const maxWorkloads = 4_000;
 
 export interface Applied {
+  readonly kind: "workload" | "volume";
   readonly name: string;
   readonly action: ApplyResult_Action;
   readonly changes: readonly Change[];
@@ -27,6 +30,7 @@ export interface Applied {
 export interface ManagerOptions {
   readonly store: Store;
   readonly images: Pick<ImageStore, "normalize">;
+  readonly volumes: VolumeManager;
   /** Gives a workload its addresses; called inside the transaction. */
   readonly allocate: (uid: string) => void;
   readonly now?: () => Date;
@@ -38,27 +42,34 @@ class DryRun extends Error {}
 export class WorkloadManager {
   readonly #store: Store;
   readonly #images: Pick<ImageStore, "normalize">;
+  readonly #volumes: VolumeManager;
   readonly #allocate: (uid: string) => void;
   readonly #now: () => Date;
 
-  constructor({ store, images, allocate, now = () => new Date() }: ManagerOptions) {
+  constructor({ store, images, volumes, allocate, now = () => new Date() }: ManagerOptions) {
     this.#store = store;
     this.#images = images;
+    this.#volumes = volumes;
     this.#allocate = allocate;
     this.#now = now;
   }
 
   /**
-   * Makes the resources the wanted state, all or none, in their order. A dry run goes the same way and is undone, so it
-   * finds the same faults. Throws `invalid` with every fault, `conflict` for a port that is taken or a workload that is
-   * being deleted, `exhausted` when the capsule is full.
+   * Makes the resources the wanted state, all or none: volumes first, for workloads to mount. A dry run goes the same way and is undone, so it
+   * finds the same faults. Throws `invalid` with every fault, `conflict` for a port or a volume that is taken or a resource
+   * that is being deleted, `notFound` for a volume that nobody has made, `exhausted` when the capsule is full.
    */
   apply(resources: readonly Resource[], dryRun: boolean): Applied[] {
-    const specs = this.#check(resources);
-    let results: Applied[] = [];
+    this.#check(resources);
+    const results: Applied[] = [];
     try {
       this.#store.transaction(() => {
-        results = specs.map((spec) => this.#applyOne(spec));
+        for (const [i, { kind }] of resources.entries())
+          if (kind.case === "volume") results[i] = this.#applyVolume(kind.value);
+        const specs = resources.flatMap(({ kind }, i) => (kind.case === "workload" ? [{ i, spec: kind.value }] : []));
+        // A claim may move from one workload of the file to another, whatever their order.
+        for (const { spec } of specs) this.#releaseClaims(spec.name);
+        for (const { i, spec } of specs) results[i] = this.#applyOne(spec);
         if (dryRun) throw new DryRun();
       });
     } catch (error) {
@@ -116,26 +127,22 @@ export class WorkloadManager {
   }
 
   /** Finds every fault of every resource before anything is written. */
-  #check(resources: readonly Resource[]): WorkloadSpec[] {
+  #check(resources: readonly Resource[]): void {
     const violations: FieldViolation[] = [];
-    const specs: WorkloadSpec[] = [];
     const names = new Set<string>();
     if (resources.length === 0) violations.push({ path: "resources", description: "nothing to apply" });
     for (const [i, { kind }] of resources.entries()) {
       const at = `resources[${i}]`;
-      if (kind.case === "workload") {
-        const spec = kind.value;
-        specs.push(spec);
-        const faults = validateWorkload(spec);
-        if (names.has(spec.name)) faults.push({ path: "name", description: `"${spec.name}" is there twice` });
-        names.add(spec.name);
-        if (spec.kind.case === "container" && spec.kind.value.image !== "")
-          faults.push(...this.#imageFaults(spec.kind.value.image));
-        violations.push(...faults.map(({ path, description }) => ({ path: `${at}.${path}`, description })));
-      } else {
-        const what = kind.case === "volume" ? "this version of Capsule has no volumes yet" : "it says no kind";
-        violations.push({ path: at, description: what });
+      if (kind.case === undefined) {
+        violations.push({ path: at, description: "it says no kind" });
+        continue;
       }
+      const faults =
+        kind.case === "workload" ? this.#workloadFaults(kind.value) : [...this.#volumes.faultsOf(kind.value)];
+      const { name } = kind.value;
+      if (names.has(`${kind.case}/${name}`)) faults.push({ path: "name", description: `"${name}" is there twice` });
+      names.add(`${kind.case}/${name}`);
+      violations.push(...faults.map(({ path, description }) => ({ path: `${at}.${path}`, description })));
     }
     if (violations.length > 0) {
       const [first] = violations;
@@ -145,7 +152,12 @@ export class WorkloadManager {
         violations: violations.slice(0, 100),
       });
     }
-    return specs;
+  }
+
+  #workloadFaults(spec: WorkloadSpec): FieldViolation[] {
+    const faults = validateWorkload(spec);
+    const image = spec.kind.case === "container" ? spec.kind.value.image : "";
+    return image === "" ? faults : [...faults, ...this.#imageFaults(image)];
   }
 
   #imageFaults(image: string): FieldViolation[] {
@@ -158,12 +170,36 @@ export class WorkloadManager {
     }
   }
 
+  #applyVolume(spec: VolumeSpec): Applied {
+    const { before } = this.#volumes.applyOne(spec);
+    const changes = diffVolumes(before, spec);
+    const updated = changes.length === 0 ? ApplyResult_Action.UNCHANGED : ApplyResult_Action.UPDATED;
+    const action = before === undefined ? ApplyResult_Action.CREATED : updated;
+    return { kind: "volume", name: spec.name, action, changes, generation: 0, desired: "running" };
+  }
+
+  #releaseClaims(name: string): void {
+    const uid = this.#store.workloads.get(name)?.uid;
+    if (uid !== undefined) this.#store.volumeClaims.replace(uid, []);
+  }
+
+  /** Throws `conflict` naming the holder, `notFound` for a volume that does not exist. */
+  #claimVolumes(uid: string, spec: WorkloadSpec): void {
+    const claims = claimsOf(spec);
+    const missing = claims
+      .map(({ volume }) => volume)
+      .filter((volume) => this.#store.volumes.get(volume) === undefined);
+    if (missing.length > 0) throw noVolume(missing);
+    this.#store.volumeClaims.replace(uid, claims);
+  }
+
   #applyOne(spec: WorkloadSpec): Applied {
     const { workloads } = this.#store;
     const before = workloads.get(spec.name);
     if (before?.deleting === true) throw beingDeleted(spec.name);
     const changes = diffSpecs(before?.spec, spec);
     if (before !== undefined && changes.length === 0) {
+      this.#claimVolumes(before.uid, spec);
       return result(before, ApplyResult_Action.UNCHANGED, []);
     }
     if (before === undefined && workloads.count() >= maxWorkloads) {
@@ -171,6 +207,7 @@ export class WorkloadManager {
     }
     const after = before === undefined ? workloads.insert(spec, this.#now()) : workloads.updateSpec(spec, this.#now());
     this.#store.hostPorts.replace(after.uid, portsOf(spec));
+    this.#claimVolumes(after.uid, spec);
     const container = spec.kind.value;
     if (container !== undefined && networkOf(container.networkMode) === "bridge") this.#allocate(after.uid);
     else this.#store.addresses.release(after.uid);
@@ -179,7 +216,14 @@ export class WorkloadManager {
 }
 
 function result(record: WorkloadRecord, action: ApplyResult_Action, changes: readonly Change[]): Applied {
-  return { name: record.name, action, changes, generation: record.generation, desired: record.desired };
+  return {
+    kind: "workload",
+    name: record.name,
+    action,
+    changes,
+    generation: record.generation,
+    desired: record.desired,
+  };
 }
 
 /** The ports of the capsule that a spec claims. */
@@ -189,6 +233,14 @@ export function portsOf(spec: WorkloadSpec): PortClaim[] {
     port: hostPort,
     hostAddress,
   }));
+}
+
+/** The volumes that a spec mounts; read-only when every mount of it is. */
+export function claimsOf(spec: WorkloadSpec): VolumeClaim[] {
+  const claims = new Map<string, boolean>();
+  for (const { volumeName, readOnly } of spec.kind.value?.mounts ?? [])
+    claims.set(volumeName, (claims.get(volumeName) ?? true) && readOnly);
+  return [...claims].map(([volume, readOnly]) => ({ volume, readOnly }));
 }
 
 function noWorkload(names: readonly string[]): CapsuleError {

@@ -59,12 +59,7 @@ function validateContainer(spec: ContainerSpec, faults: Faults): void {
   validateProcess(spec, faults);
   validateNetwork(spec, faults);
   validateLimits(spec, faults);
-  for (const [i, { mountPath }] of spec.tmpfs.entries()) {
-    if (!isCleanPath(mountPath)) faults.add(at(`tmpfs[${i}].mountPath`), pathFault(mountPath));
-  }
-  duplicates(spec.tmpfs.map(({ mountPath }) => mountPath)).forEach((i) => {
-    faults.add(at(`tmpfs[${i}].mountPath`), "another mount has the same path");
-  });
+  validateMounts(spec, faults);
   for (const list of ["add", "drop"] as const) {
     for (const [i, name] of (spec.capabilities?.[list] ?? []).entries()) {
       if (!CAPABILITY.test(name)) faults.add(at(`capabilities.${list}[${i}]`), `"${clip(name)}" is no capability`);
@@ -82,6 +77,43 @@ function validateContainer(spec: ContainerSpec, faults: Faults): void {
     faults.add(at("privileged"), "it cannot be combined with userNamespace: choose one");
   }
   refuseLater(spec, faults);
+}
+
+/** Volumes and filesystems in memory: each at a path of its own. */
+function validateMounts(spec: ContainerSpec, faults: Faults): void {
+  if (spec.mounts.length > 100) faults.add("container.mounts", `${spec.mounts.length} mounts; at most 100 are taken`);
+  for (const [i, { volumeName, subPath }] of spec.mounts.slice(0, 100).entries()) {
+    if (!LABEL.test(volumeName))
+      faults.add(`container.mounts[${i}].volumeName`, `"${clip(volumeName)}" is no name of a volume`);
+    const parts = subPath.split("/");
+    if (
+      subPath !== "" &&
+      (subPath.length > 1024 || subPath.includes("\0") || parts.some((one) => one === ".." || one === ""))
+    )
+      faults.add(
+        `container.mounts[${i}].subPath`,
+        `"${clip(subPath)}" is not possible: a path such as data/web, without ".."`,
+      );
+  }
+  const all = [
+    ...spec.mounts.slice(0, 100).map(({ mountPath }, i) => ({ at: `container.mounts[${i}].mountPath`, mountPath })),
+    ...spec.tmpfs.map(({ mountPath }, i) => ({ at: `container.tmpfs[${i}].mountPath`, mountPath })),
+  ];
+  for (const { at, mountPath } of all) {
+    if (!isCleanPath(mountPath) || normalized(mountPath) === "/") faults.add(at, pathFault(mountPath));
+    else if (/^\/(proc|sys)(\/|$)/.test(normalized(mountPath)))
+      faults.add(at, "/proc and /sys are the kernel's: choose another path");
+  }
+  duplicates(all.map(({ mountPath }) => normalized(mountPath))).forEach((i) => {
+    faults.add(all[i]?.at ?? "container.mounts", "another mount has the same path");
+  });
+}
+
+function normalized(path: string): string {
+  return `/${path
+    .split("/")
+    .filter((one) => one !== "" && one !== ".")
+    .join("/")}`;
 }
 
 function validateProcess(spec: ContainerSpec, faults: Faults): void {
@@ -180,7 +212,6 @@ function validateLimits(spec: ContainerSpec, faults: Faults): void {
 /** What has its place in the schema and not yet in this version. */
 function refuseLater(spec: ContainerSpec, faults: Faults): void {
   const later: readonly [string, boolean, string][] = [
-    ["mounts", spec.mounts.length > 0, "volumes"],
     ["probes", spec.probes.length > 0, "health checks"],
     ["dependsOn", spec.dependsOn.length > 0, "dependencies"],
     ["devices", spec.devices.length > 0, "devices"],

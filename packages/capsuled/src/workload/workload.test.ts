@@ -7,6 +7,9 @@ import { create, fromJson, type JsonObject } from "@bufbuild/protobuf";
 import { ApplyResult_Action, type Resource, ResourceSchema, type WorkloadSpec, WorkloadSpecSchema } from "@capsule/api";
 import { CapsuleError } from "../errors.ts";
 import { normalizeReference } from "../runtime/container/reference.ts";
+import { Pool, Pools } from "../storage/pool/pools.ts";
+import { ReflinkBackend } from "../storage/pool/reflink.ts";
+import { VolumeManager } from "../storage/volumes/manager.ts";
 import { Store } from "../store/store.ts";
 import { diffSpecs } from "./diff.ts";
 import { WorkloadManager } from "./manager.ts";
@@ -59,7 +62,15 @@ describe("validation", () => {
       [{ privileged: true, userNamespace: true }, "container.privileged"],
       [{ stopTimeout: "601s" }, "container.stopTimeout"],
       [{ restartPolicy: 9 }, "container.restartPolicy"],
-      [{ mounts: [{ volumeName: "v", mountPath: "/v" }] }, "container.mounts"],
+      [{ mounts: [{ volumeName: "V", mountPath: "/v" }] }, "container.mounts[0].volumeName"],
+      [{ mounts: [{ volumeName: "v", mountPath: "/v/../w" }] }, "container.mounts[0].mountPath"],
+      [{ mounts: [{ volumeName: "v", mountPath: "/proc/x" }] }, "container.mounts[0].mountPath"],
+      [{ mounts: [{ volumeName: "v", mountPath: "/" }] }, "container.mounts[0].mountPath"],
+      [{ mounts: [{ volumeName: "v", mountPath: "/v", subPath: "../x" }] }, "container.mounts[0].subPath"],
+      [
+        { mounts: [{ volumeName: "v", mountPath: "/v" }], tmpfs: [{ mountPath: "/v/" }] },
+        "container.tmpfs[0].mountPath",
+      ],
       [{ capabilities: { add: ["no such"] } }, "container.capabilities.add[0]"],
       [{ hostname: "-x" }, "container.hostname"],
     ];
@@ -98,10 +109,18 @@ describe("apply", () => {
   let dir: string;
   let store: Store;
   let manager: WorkloadManager;
+  let volumes: VolumeManager;
   beforeEach(() => {
     dir = mkdtempSync(join(tmpdir(), "capsule-manager-"));
     store = new Store(join(dir, "state.db"));
-    manager = new WorkloadManager({ store, images: { normalize: normalizeReference }, allocate: () => undefined });
+    const pools = new Pools([new Pool("default", new ReflinkBackend({ pool: "default" }))]);
+    volumes = new VolumeManager({ store, pools });
+    manager = new WorkloadManager({
+      store,
+      images: { normalize: normalizeReference },
+      volumes,
+      allocate: () => undefined,
+    });
   });
   afterEach(() => {
     store.close();
@@ -156,5 +175,71 @@ describe("apply", () => {
       kindOf(() => manager.stop("nobody")),
       "notFound",
     );
+  });
+
+  describe("volumes", () => {
+    const GiB = 1024n ** 3n;
+    const volume = (name: string, sizeBytes = GiB): Resource =>
+      create(ResourceSchema, { kind: { case: "volume", value: { name, sizeBytes } } });
+    const user = (name: string, volumeName: string, readOnly = false): Resource[] =>
+      resources(spec({ mounts: [{ volumeName, mountPath: "/data", readOnly }] }, name));
+
+    it("come with the workloads that mount them, whatever their order in the file", () => {
+      const [first, second] = manager.apply([...user("web", "data"), volume("data")], false);
+      assert.deepEqual([first?.kind, second?.kind], ["workload", "volume"]);
+      assert.equal(manager.apply([volume("data")], false)[0]?.action, ApplyResult_Action.UNCHANGED);
+    });
+
+    it("must exist, and nothing is applied when one does not", () => {
+      assert.throws(() => manager.apply(user("web", "absent"), false), /No volume has the name "absent"/);
+      assert.equal(store.workloads.get("web"), undefined);
+    });
+
+    it("have one mounter, who is named, or several that only read", () => {
+      manager.apply([volume("data"), ...user("web", "data")], false);
+      assert.throws(() => manager.apply(user("other", "data"), false), /held by workload "web"/);
+      assert.throws(() => manager.apply(user("other", "data", true), false), /held by workload "web"/);
+      manager.apply(user("web", "data", true), false);
+      manager.apply(user("other", "data", true), false);
+      assert.throws(
+        () => manager.apply(user("third", "data"), false),
+        /held by workload "other", which mounts it to read/,
+      );
+    });
+
+    it("go from one workload of a file to another in one apply", () => {
+      manager.apply([volume("data"), volume("more"), ...user("a", "data"), ...user("b", "more")], false);
+      manager.apply([...user("a", "more"), ...user("b", "data")], false);
+      assert.deepEqual(
+        ["data", "more"].map((name) => store.volumeClaims.users(name).map((one) => one.name)),
+        [["b"], ["a"]],
+      );
+    });
+
+    it("grow and do not shrink, and stay in their pool", () => {
+      manager.apply([volume("data")], false);
+      assert.equal(manager.apply([volume("data", 2n * GiB)], false)[0]?.action, ApplyResult_Action.UPDATED);
+      assert.throws(() => manager.apply([volume("data", GiB)], false), /does not shrink/);
+      for (const size of [0n, 1n, 2n ** 63n])
+        assert.equal(
+          kindOf(() => volumes.resize("data", size)),
+          "invalid",
+        );
+    });
+
+    it("are deleted when nobody mounts them, or by force, which stops who does", () => {
+      manager.apply([volume("data"), ...user("web", "data")], false);
+      assert.throws(() => volumes.delete(["data"]), /mounted by workload "web"/);
+      volumes.delete(["data"], { force: true });
+      assert.equal(store.workloads.get("web")?.desired, "stopped");
+      assert.equal(
+        kindOf(() => manager.apply([volume("data")], false)),
+        "conflict",
+      );
+      assert.equal(
+        kindOf(() => volumes.delete(["data", "absent"], { force: true })),
+        "notFound",
+      );
+    });
   });
 });

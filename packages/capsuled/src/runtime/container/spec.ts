@@ -186,7 +186,11 @@ function mountsOf(instance: Instance, ids: IdRange | undefined): Json[] {
       options: ["nosuid", "nodev", "mode=1777", `size=${Math.ceil(sizeBytes / 1024)}k`],
     })),
     ...[...instance.files].map(([target, source]) => bind(source, target, false)),
-    ...instance.mounts.map(({ source, target, readOnly }) => bind(source, target, readOnly)),
+    ...instance.mounts.map(({ source, target, readOnly }) => ({
+      ...bind(source, target, readOnly),
+      // Owners in a volume are those that the container sees, whatever its ids are outside (mount_setattr(2), idmapped).
+      ...(ids === undefined ? {} : { uidMappings: [mapping(ids)], gidMappings: [mapping(ids)] }),
+    })),
   ];
 }
 

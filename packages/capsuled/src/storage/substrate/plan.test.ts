@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { type LogicalVolume, nextStep, type Observed, permBytes, SubstrateError, wholeTag } from "./plan.ts";
+import { nextStep, type Observed, permBytes, type SeenVolume, SubstrateError, wholeTag } from "./plan.ts";
 
 const GiB = 1024 ** 3;
 const MiB = 1024 ** 2;
@@ -14,7 +14,7 @@ const aDisk = (contents: string, freeBehindBytes = 0): Observed => ({
   volumes: [],
   active: false,
 });
-const aGroup = (volumes: readonly LogicalVolume[], more: Partial<Observed> = {}): Observed => ({
+const aGroup = (volumes: readonly SeenVolume[], more: Partial<Observed> = {}): Observed => ({
   ...aDisk("LVM2_member"),
   group: "capsule",
   groupSizeBytes: 6 * GiB,
@@ -23,7 +23,7 @@ const aGroup = (volumes: readonly LogicalVolume[], more: Partial<Observed> = {})
   volumes,
   ...more,
 });
-const volume = (name: string, tags: string[] = [wholeTag], sizeBytes = 1.5 * GiB, isThin = false): LogicalVolume => ({
+const volume = (name: string, tags: string[] = [wholeTag], sizeBytes = 1.5 * GiB, isThin = false): SeenVolume => ({
   name,
   sizeBytes,
   tags,

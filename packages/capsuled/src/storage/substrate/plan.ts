@@ -2,6 +2,9 @@
  * What the disk of a capsule needs next, from what is on it now. Pure: one step at a time, each of which may be cut by a
  * power failure; the next start looks again and goes on. Nothing that may hold data is ever overwritten.
  */
+import { groupName, thinPoolName } from "../layout.ts";
+import type { LogicalVolume } from "../tools/lvm.ts";
+
 const GiB = 1024 ** 3;
 const MiB = 1024 ** 2;
 
@@ -16,13 +19,7 @@ export interface Partition {
   readonly contents: Contents;
 }
 
-export interface LogicalVolume {
-  readonly name: string;
-  readonly sizeBytes: number;
-  readonly tags: readonly string[];
-  /** Volumes that live in a thin pool. */
-  readonly isThin: boolean;
-}
+export type SeenVolume = Pick<LogicalVolume, "name" | "sizeBytes" | "tags" | "isThin">;
 
 export interface Observed {
   readonly partition: Partition;
@@ -32,7 +29,7 @@ export interface Observed {
   readonly pvGrowBytes: number;
   readonly groupSizeBytes: number;
   readonly groupFreeBytes: number;
-  readonly volumes: readonly LogicalVolume[];
+  readonly volumes: readonly SeenVolume[];
   readonly active: boolean;
 }
 
@@ -59,9 +56,7 @@ export class DamagedError extends SubstrateError {
   override readonly name = "DamagedError";
 }
 
-export const groupName = "capsule";
 export const permName = "perm";
-export const poolName = "pool";
 /** Set when a volume is whole: one without it was cut while it was made, and nothing was ever stored in it. */
 export const wholeTag = "capsule_whole";
 
@@ -86,12 +81,12 @@ export function nextStep(observed: Observed): Step | undefined {
 }
 
 function nextPoolStep({ volumes, groupFreeBytes }: Observed): Step | undefined {
-  const pool = volumes.find(({ name }) => name === poolName);
+  const pool = volumes.find(({ name }) => name === thinPoolName);
   if (pool?.tags.includes(wholeTag) === true) return undefined;
   const inUse = volumes.some(({ isThin }) => isThin);
   // Somebody's volumes live in it: it is whole, whatever its tags.
   if (pool !== undefined && inUse) return { kind: "markPool" };
-  const halfMade = volumes.find(({ name }) => name === poolName || /^(lvol\d+|pool_)/.test(name));
+  const halfMade = volumes.find(({ name }) => name === thinPoolName || /^(lvol\d+|pool_)/.test(name));
   if (halfMade !== undefined) return { kind: "removeVolume", name: halfMade.name };
   const metadataBytes = poolMetadataBytes(groupFreeBytes);
   // The metadata twice (LVM keeps a spare), and a tenth for both to grow into.

@@ -2,9 +2,10 @@
 import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { runTool, ToolError } from "../../tool.ts";
+import { groupName, thinPoolName } from "../layout.ts";
+import { Lvm } from "../tools/lvm.ts";
 import { type BootDisk, growPartition, permPartition } from "./disk.ts";
-import { Lvm } from "./lvm.ts";
-import { DamagedError, groupName, nextStep, type Observed, permName, type Step, SubstrateError } from "./plan.ts";
+import { DamagedError, nextStep, type Observed, permName, type Step, SubstrateError, wholeTag } from "./plan.ts";
 
 export const permDevice = `/dev/${groupName}/${permName}`;
 /** More than any disk needs: a step that changes nothing would otherwise go on for ever. */
@@ -65,21 +66,21 @@ async function carryOut(step: Step, boot: BootDisk, { partition }: Observed): Pr
     case "activate":
       return await lvm.activate();
     case "createPerm":
-      return await lvm.createPerm(step.sizeBytes);
+      return await lvm.createLinear(permName, step.sizeBytes);
     case "formatPerm":
       // Lazily initialised tables are finished by the kernel later: a first boot does not wait for them.
       await runTool(["mke2fs", "-q", "-F", "-t", "ext4", "-L", permName, permDevice], "", fsckTimeoutMs);
       await runTool(["sync"]);
-      return await lvm.mark(permName);
+      return await lvm.addTag(permName, wholeTag);
     case "growPerm":
-      return await lvm.growPerm(step.sizeBytes);
+      return await lvm.extend(permName, step.sizeBytes);
     case "removeVolume":
       return await lvm.remove(step.name);
     case "createPool":
-      await lvm.createPool(step.sizeBytes, step.metadataBytes);
-      return await lvm.mark("pool");
+      await lvm.createPool(thinPoolName, step.sizeBytes, step.metadataBytes);
+      return await lvm.addTag(thinPoolName, wholeTag);
     case "markPool":
-      return await lvm.mark("pool");
+      return await lvm.addTag(thinPoolName, wholeTag);
     default:
       step satisfies never;
   }

@@ -1,0 +1,125 @@
+/**
+ * A pool on a real disk: the thin pool `pool` of the group `capsule` (lvmthin(7)), which storage/substrate has made. A
+ * disk is a thin volume; its tags hold its uid and whether it is whole, so the disk tells of itself wherever it is moved.
+ */
+import { existsSync } from "node:fs";
+import { CapsuleError } from "../../errors.ts";
+import { ToolError } from "../../tool.ts";
+import { groupName, thinPoolName } from "../layout.ts";
+import { type LogicalVolume, Lvm } from "../tools/lvm.ts";
+import type { Disk, DiskId, PoolBackend, PoolUsage } from "./backend.ts";
+import { diskInUse, nameTaken, noDisk } from "./errors.ts";
+
+const uidTag = "capsule_uid_";
+const wholeTag = "capsule_whole";
+
+export class LvmThinBackend implements PoolBackend {
+  readonly kind = "lvm-thin";
+  /** Device-mapper suspends the origin, which freezes the filesystem on it (dm's lock_fs). */
+  readonly snapshotFreezes = true;
+  readonly #lvm: Lvm;
+
+  /** `device`: the physical volume. */
+  constructor(device: string) {
+    this.#lvm = new Lvm(device);
+  }
+
+  async open(): Promise<"open" | "absent"> {
+    const pool = (await this.#lvm.volumes()).find(({ name }) => name === thinPoolName);
+    if (pool === undefined) {
+      throw new CapsuleError(
+        "precondition",
+        `The volume group ${groupName} has no thin pool: the disk was too small for one. A larger disk gets one at the next boot.`,
+        { reason: "NO_POOL" },
+      );
+    }
+    return "open";
+  }
+
+  async usage(): Promise<PoolUsage> {
+    const pool = (await this.#lvm.volumes()).find(({ name }) => name === thinPoolName);
+    if (pool === undefined) throw noDisk({ name: thinPoolName, uid: "" });
+    const { sizeBytes, dataRatio, metadataRatio } = pool;
+    return { sizeBytes, usedBytes: Math.round(sizeBytes * dataRatio), metadataRatio };
+  }
+
+  async list(): Promise<readonly Disk[]> {
+    return (await this.#lvm.volumes()).map(diskOf).filter((disk) => disk !== undefined);
+  }
+
+  async create(id: DiskId, sizeBytes: number): Promise<void> {
+    await this.#refuseTaken(id);
+    await this.#lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]);
+  }
+
+  async snapshot(from: DiskId, to: DiskId): Promise<void> {
+    await this.#refuseTaken(to);
+    await this.#existing(from);
+    await this.#lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]);
+  }
+
+  async publish(id: DiskId, name: string): Promise<void> {
+    const all = await this.list();
+    const present = all.find((disk) => disk.uid === id.uid && (disk.name === id.name || disk.name === name));
+    if (present === undefined) throw noDisk(id);
+    if (present.name !== name) {
+      const holder = all.find((disk) => disk.name === name);
+      if (holder !== undefined) throw nameTaken({ ...id, name }, holder);
+      await this.#lvm.rename(present.name, name);
+    }
+    if (!present.whole) await this.#lvm.addTag(name, wholeTag);
+    // A volume is there after each boot; a snapshot only when somebody needs it.
+    if (name.startsWith("vol-")) await this.#lvm.setSkipped(name, false);
+  }
+
+  async grow(id: DiskId, sizeBytes: number): Promise<void> {
+    if ((await this.#existing(id)).sizeBytes < sizeBytes) await this.#lvm.extend(id.name, sizeBytes);
+  }
+
+  async remove(id: DiskId): Promise<void> {
+    const all = await this.#lvm.volumes();
+    const found = all.find((volume) => volume.name === id.name && volume.tags.includes(uidTag + id.uid));
+    if (found === undefined) return;
+    if (found.isOpen) throw diskInUse(id);
+    try {
+      await this.#lvm.remove(id.name);
+    } catch (error) {
+      // "Logical volume capsule/vol-x in use." of lvremove: opened in between.
+      if (error instanceof ToolError && /in use|is used by/i.test(error.stderr)) throw diskInUse(id, error);
+      throw error;
+    }
+  }
+
+  async pathOf(id: DiskId): Promise<string> {
+    await this.#existing(id);
+    const path = `/dev/${groupName}/${id.name}`;
+    if (!existsSync(path)) await this.#lvm.activateVolume(id.name);
+    return path;
+  }
+
+  async withDevice<T>(id: DiskId, work: (device: string) => Promise<T>): Promise<T> {
+    return await work(await this.pathOf(id));
+  }
+
+  /** Of a thin volume LVM knows what is mapped, not what is shared. */
+  async exclusiveBytes(): Promise<number | undefined> {
+    return undefined;
+  }
+
+  async #existing(id: DiskId): Promise<Disk> {
+    const found = (await this.list()).find(({ name, uid }) => name === id.name && uid === id.uid);
+    if (found === undefined) throw noDisk(id);
+    return found;
+  }
+
+  async #refuseTaken(id: DiskId): Promise<void> {
+    const taken = (await this.#lvm.volumes()).find(({ name }) => name === id.name);
+    if (taken !== undefined) throw nameTaken(id, { name: id.name, uid: diskOf(taken)?.uid ?? "not the capsule's" });
+  }
+}
+
+function diskOf({ name, tags, isThin, sizeBytes, dataRatio }: LogicalVolume): Disk | undefined {
+  const uid = tags.find((tag) => tag.startsWith(uidTag))?.slice(uidTag.length);
+  if (!isThin || uid === undefined) return undefined;
+  return { name, uid, whole: tags.includes(wholeTag), sizeBytes, usedBytes: Math.round(sizeBytes * dataRatio) };
+}

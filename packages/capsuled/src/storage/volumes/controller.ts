@@ -1,0 +1,407 @@
+/**
+ * Brings every volume to what is wanted of it, and keeps it there. Level-triggered, as the reconciler of workloads: each
+ * pass looks at the store, the pool and the mounts, plans one step, carries it out and looks again.
+ *
+ * Invariants: everything that changes a volume or its disk runs inside `exclusive` of its uid, one at a time. A volume is
+ * mounted before it is given to anybody, and unmounted only when nobody holds it; after a start of capsuled nothing is
+ * unmounted before those who run have been asked what they hold (`settle`). A disk that is not whole and that no row and
+ * no work under way knows was promised to nobody: it goes. A whole one is never removed but by a step for its own volume.
+ */
+import { create, equals } from "@bufbuild/protobuf";
+import { timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { EventType, VolumePhase, type VolumeStatus, VolumeStatusSchema } from "@capsule/api";
+import type { Logger } from "pino";
+import { backoffMs } from "../../backoff.ts";
+import { CapsuleError, messageOf } from "../../errors.ts";
+import { KeyedMutex } from "../../mutex.ts";
+import { KeyedQueue } from "../../queue.ts";
+import type { Store } from "../../store/store.ts";
+import type { VolumeRecord } from "../../store/volumes.ts";
+import { snapshotDisk, volumeDisk, volumeMount, volumeMountsDir, wholeExtents } from "../layout.ts";
+import type { Disk } from "../pool/backend.ts";
+import type { Pools } from "../pool/pools.ts";
+import { thaw } from "../tools/freeze.ts";
+import { mountsBelow } from "../tools/mount.ts";
+import { directoryIn, mountVolume } from "./mounts.ts";
+import { observe } from "./observe.ts";
+import { type Plan, plan, type Step } from "./plan.ts";
+import { executeStep } from "./steps.ts";
+
+export interface VolumeControllerOptions {
+  readonly store: Store;
+  readonly pools: Pools;
+  readonly log: Logger;
+  /** Default 60,000. */
+  readonly resyncMs?: number;
+}
+
+export interface WantedMount {
+  readonly volume: string;
+  readonly subPath: string;
+  readonly readOnly: boolean;
+}
+
+/** What is looked up when somebody asks. */
+export interface DiskFacts {
+  readonly usedBytes: bigint;
+  readonly sizeBytes: bigint;
+  readonly mounted: boolean;
+}
+
+/** How old an answer about disks may be, in milliseconds: a list asked for again and again must not run a tool each time. */
+const factsMs = 1_000;
+/** More than any volume needs: a step that changes nothing would otherwise go on for ever. */
+const maxSteps = 20;
+
+export class VolumeController {
+  readonly #options: VolumeControllerOptions;
+  readonly #queue: KeyedQueue;
+  readonly #mutex = new KeyedMutex();
+  /** Who uses a volume now, by its uid: uids of workloads, or words for people such as "a check". */
+  readonly #holders = new Map<string, Set<string>>();
+  /** The same the other way round. */
+  readonly #heldBy = new Map<string, Set<string>>();
+  readonly #failures = new Map<
+    string,
+    { readonly count: number; readonly message: string; readonly retryAt: number }
+  >();
+  readonly #growsUnmountedOnly = new Set<string>();
+  /** Uids of disks that are being made and that no row knows yet. */
+  readonly #making = new Set<string>();
+  #strangers: readonly string[] = [];
+  #disks: { readonly at: number; readonly byUid: Promise<ReadonlyMap<string, Disk>> } | undefined;
+  #settled = false;
+  #stopped = false;
+  #unsubscribe: () => void = () => undefined;
+  #resync: NodeJS.Timeout | undefined;
+
+  constructor(options: VolumeControllerOptions) {
+    this.#options = options;
+    this.#queue = new KeyedQueue({ workers: 4, handle: (uid) => this.#pass(uid) });
+  }
+
+  /** Cleans up after a kill, and begins to look after the volumes. Never throws over a pool that is not there. */
+  async start(): Promise<void> {
+    const { store, log } = this.#options;
+    for (const { target } of await mountsBelow(volumeMountsDir)) await thaw(target);
+    this.#unsubscribe = store.changes.subscribe((change) => {
+      if (change.kind === "volume") this.#queue.add(change.volumeUid);
+      if (change.kind === "volumeGone") this.#forget(change.volumeUid);
+    });
+    const look = (): Promise<void> =>
+      this.#lookAtAll().catch((error: unknown) => log.warn({ err: error }, "looking at the volumes failed"));
+    await look();
+    this.#resync = setInterval(() => void look(), this.#options.resyncMs ?? 60_000);
+    this.#resync.unref();
+  }
+
+  /** From now on what nobody holds is unmounted: everyone who runs has been asked. */
+  settle(): void {
+    this.#settled = true;
+    for (const { uid } of this.#options.store.volumes.list()) this.#queue.add(uid);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    clearInterval(this.#resync);
+    this.#unsubscribe();
+    await this.#queue.stop();
+  }
+
+  /** Disks of no volume that are whole, for people: nobody but they can know what they hold. */
+  get strangers(): readonly string[] {
+    return this.#strangers;
+  }
+
+  /** What there is of each volume's disk, by the volume's uid; nothing of those in a pool that cannot be asked. */
+  async facts(): Promise<ReadonlyMap<string, DiskFacts>> {
+    const now = performance.now();
+    if (this.#disks === undefined || now - this.#disks.at > factsMs)
+      this.#disks = { at: now, byUid: this.#listDisks() };
+    const disks = await this.#disks.byUid;
+    const mounted = new Set((await mountsBelow(volumeMountsDir)).map(({ target }) => target));
+    const facts = new Map<string, DiskFacts>();
+    for (const { uid, diskUid } of this.#options.store.volumes.list()) {
+      const { usedBytes = 0, sizeBytes = 0 } = disks.get(diskUid) ?? {};
+      const isMounted = mounted.has(volumeMount(uid));
+      facts.set(uid, { usedBytes: BigInt(usedBytes), sizeBytes: BigInt(sizeBytes), mounted: isMounted });
+    }
+    return facts;
+  }
+
+  /** Runs work on a volume while nothing else changes it. */
+  async exclusive<T>(uid: string, work: () => Promise<T>): Promise<T> {
+    return await this.#mutex.run(uid, work);
+  }
+
+  /** Keeps a new disk from being taken for a leftover until `work` has written its row, or failed. */
+  async making<T>(diskUid: string, work: () => Promise<T>): Promise<T> {
+    const release = this.reserve(diskUid);
+    return await work().finally(release);
+  }
+
+  /** The same until what it returns is called. */
+  reserve(diskUid: string): () => void {
+    this.#making.add(diskUid);
+    return () => void this.#making.delete(diskUid);
+  }
+
+  /** Notes that somebody uses a volume, which keeps it mounted. */
+  hold(uid: string, holder: string): void {
+    this.#holders.set(uid, (this.#holders.get(uid) ?? new Set()).add(holder));
+    this.#heldBy.set(holder, (this.#heldBy.get(holder) ?? new Set()).add(uid));
+  }
+
+  /** Notes after a start of capsuled that a workload runs, and so holds the volumes that it claims. */
+  adopt(workloadUid: string): void {
+    if (this.#settled) return;
+    for (const { volume } of this.#options.store.volumeClaims.of(workloadUid)) {
+      const record = this.#options.store.volumes.get(volume);
+      if (record !== undefined) this.hold(record.uid, workloadUid);
+    }
+  }
+
+  /** Ends what a workload holds; resolves when what nobody else holds is flushed and unmounted, or has failed to be. */
+  async release(workloadUid: string): Promise<void> {
+    const held = [...(this.#heldBy.get(workloadUid) ?? [])];
+    await Promise.all(held.map((uid) => this.releaseVolume(uid, workloadUid)));
+  }
+
+  async releaseVolume(uid: string, holder: string): Promise<void> {
+    unpair(this.#holders, uid, holder);
+    unpair(this.#heldBy, holder, uid);
+    await this.exclusive(uid, () => this.advance(uid));
+  }
+
+  holdersOf(uid: string): string[] {
+    return [...(this.#holders.get(uid) ?? [])].map(
+      (holder) => this.#options.store.workloads.byUid(holder)?.name ?? holder,
+    );
+  }
+
+  /**
+   * Mounts what a workload wants, in their order, and holds it for the workload until `release`. Returns directories of the
+   * capsule. Throws CapsuleError: `notFound` for a volume that does not exist, `unavailable` for one that is not ready,
+   * `precondition` for a damaged one.
+   */
+  async mountFor(workloadUid: string, wanted: readonly WantedMount[]): Promise<string[]> {
+    const { store } = this.#options;
+    const paths: string[] = [];
+    for (const { volume, subPath, readOnly } of wanted) {
+      const uid = store.volumes.get(volume)?.uid;
+      if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+      const target = await this.exclusive(uid, async () => {
+        this.hold(uid, workloadUid);
+        return await this.mount(uid);
+      });
+      paths.push(await directoryIn(target, subPath, readOnly, volume));
+    }
+    return paths;
+  }
+
+  /** Mounts a volume that the caller holds; inside `exclusive`. */
+  async mount(uid: string): Promise<string> {
+    const record = await this.readied(uid);
+    const backend = await this.#options.pools.get(record.pool).use();
+    return await mountVolume(backend, record.name, uid, { name: volumeDisk(record.name), uid: record.diskUid });
+  }
+
+  /** The record of a volume whose disk is in place, inside `exclusive`. Throws `unavailable` with what is the matter. */
+  async readied(uid: string): Promise<VolumeRecord> {
+    await this.advance(uid);
+    const record = this.#options.store.volumes.byUid(uid);
+    if (record === undefined) throw new CapsuleError("notFound", "the volume does not exist any more");
+    const { phase, message } = record.status;
+    if (phase === VolumePhase.READY) return record;
+    throw new CapsuleError("unavailable", `volume "${record.name}" is ${VolumePhase[phase]}: ${message}`, {
+      reason: "VOLUME_NOT_READY",
+      metadata: { volume: record.name },
+    });
+  }
+
+  /** Makes a pass soon. */
+  wake(uid: string): void {
+    this.#queue.add(uid);
+  }
+
+  /** Unmounts everything, for the capsule goes down. Nothing may be mounted afterwards. */
+  async unmountAll(): Promise<void> {
+    this.#holders.clear();
+    this.#heldBy.clear();
+    this.settle();
+    const uids = (await mountsBelow(volumeMountsDir)).map(({ target }) => target.slice(volumeMountsDir.length + 1));
+    await Promise.all(uids.map((uid) => this.exclusive(uid, () => this.advance(uid))));
+  }
+
+  /** One look at every pool and all mounts: what was promised to nobody goes, and each volume gets a pass. */
+  async #lookAtAll(): Promise<void> {
+    const { store, pools, log } = this.#options;
+    for (const { uid } of store.volumes.list()) this.#queue.add(uid);
+    for (const { target } of await mountsBelow(volumeMountsDir))
+      this.#queue.add(target.slice(volumeMountsDir.length + 1));
+    const strangers: string[] = [];
+    for (const pool of pools.list()) {
+      const backend = await pool.open(false).catch((error: unknown) => {
+        log.warn({ err: error, pool: pool.name }, "the pool cannot be used");
+        return undefined;
+      });
+      for (const disk of (await backend?.list()) ?? []) {
+        if (this.#making.has(disk.uid) || this.#isPromised(disk)) continue;
+        if (disk.whole) strangers.push(`${pool.name}/${disk.name}`);
+        else {
+          log.info({ disk: disk.name, uid: disk.uid }, "removing a disk that was not finished");
+          await backend?.remove(disk).catch((error: unknown) => log.warn({ err: error }, "removing it failed"));
+        }
+      }
+    }
+    this.#strangers = strangers;
+  }
+
+  /** Disks of all pools that can be asked, by uid. */
+  async #listDisks(): Promise<ReadonlyMap<string, Disk>> {
+    const disks = new Map<string, Disk>();
+    for (const pool of this.#options.pools.list()) {
+      const backend = await pool.open(false).catch(() => undefined);
+      for (const disk of (await backend?.list().catch(() => [])) ?? []) disks.set(disk.uid, disk);
+    }
+    return disks;
+  }
+
+  /** Whether a row speaks of a disk. */
+  #isPromised({ uid }: Disk): boolean {
+    const { volumes, snapshots } = this.#options.store;
+    return volumes.ownerOfDisk(uid) !== undefined || snapshots.byDisk(uid) !== undefined;
+  }
+
+  async #pass(uid: string): Promise<void> {
+    await this.exclusive(uid, async () => {
+      const failure = this.#failures.get(uid);
+      if (failure !== undefined && failure.retryAt > Date.now()) {
+        this.#queue.addAt(uid, new Date(failure.retryAt));
+        return;
+      }
+      await this.advance(uid);
+    });
+  }
+
+  /** Steps until there is none, inside `exclusive`. Never throws: a failure is told in the status, and tried again later. */
+  async advance(uid: string): Promise<void> {
+    const { store, log } = this.#options;
+    for (let i = 0; i < maxSteps && !this.#stopped; i++) {
+      const record = store.volumes.byUid(uid);
+      let step: Step = { kind: "none" };
+      try {
+        const made = await this.#plan(record, uid);
+        if (record !== undefined) this.#writeStatus(record, made);
+        step = made.step;
+        if (step.kind === "none") break;
+        await this.#execute(step, uid, record);
+      } catch (error) {
+        log.warn({ err: error, uid, volume: record?.name, step: step.kind }, "step of a volume failed");
+        if (record !== undefined) this.#failed(record, step, error);
+        return;
+      }
+    }
+    this.#failures.delete(uid);
+    await this.tidySnapshots(uid).catch((error: unknown) => log.warn({ err: error, uid }, "tidying snapshots failed"));
+  }
+
+  /** Finishes what was begun with the snapshots of a volume, inside `exclusive`: their disks into place, or away. */
+  async tidySnapshots(uid: string): Promise<void> {
+    const { store, pools } = this.#options;
+    const snapshots = store.snapshots.of(uid);
+    const pool = store.volumes.byUid(uid)?.pool;
+    if (snapshots.length === 0 || pool === undefined) return;
+    const backend = await pools.get(pool).use();
+    const disks = await backend.list();
+    for (const { uid: snapshotUid, diskUid, deleting } of snapshots) {
+      const disk = disks.find((one) => one.uid === diskUid);
+      const name = snapshotDisk(snapshotUid);
+      if (deleting) {
+        if (disk !== undefined) await backend.remove(disk);
+        store.snapshots.remove(snapshotUid);
+      } else if (disk !== undefined && (!disk.whole || disk.name !== name)) await backend.publish(disk, name);
+    }
+  }
+
+  async #plan(record: VolumeRecord | undefined, uid: string): Promise<Plan> {
+    const seen = await observe({
+      record,
+      uid,
+      pools: this.#options.pools,
+      // Until then everything counts as held: those who hold it have not been asked.
+      holders: this.#settled || this.#holders.has(uid) ? this.holdersOf(uid) : ["workloads that are being looked for"],
+      growsUnmountedOnly: this.#growsUnmountedOnly.has(uid),
+      snapshots: this.#options.store.snapshots.of(uid).length,
+      ownerOf: (disk) => {
+        const snapshot = this.#options.store.snapshots.byDisk(disk.uid);
+        return snapshot === undefined ? undefined : snapshotDisk(snapshot.uid);
+      },
+    });
+    if (record === undefined) {
+      // Mounted, and of no volume: left by a deletion that was cut.
+      const step: Step = seen.mounted && seen.holders.length === 0 ? { kind: "unmount" } : { kind: "none" };
+      return { step, phase: VolumePhase.DELETING, message: "Unmounting" };
+    }
+    const { deleting, provisioned, spec, name } = record;
+    const sizeBytes = wholeExtents(Number(spec.sizeBytes));
+    return plan({ deleting, provisioned, sizeBytes, diskName: volumeDisk(name) }, seen);
+  }
+
+  async #execute(step: Exclude<Step, { kind: "none" }>, uid: string, record: VolumeRecord | undefined): Promise<void> {
+    const { store, pools } = this.#options;
+    if (step.kind === "removeSnapshots") {
+      // Each was marked with the volume; a volume that is deleted by an older version's row has none.
+      for (const { uid: snapshot } of store.snapshots.of(uid)) store.snapshots.markDeleting(snapshot);
+      return await this.tidySnapshots(uid);
+    }
+    const done = await executeStep(step, { uid, record, store, pools });
+    if (step.kind === "growFilesystem" && !done) this.#growsUnmountedOnly.add(uid);
+    if (step.kind === "unmount") this.#growsUnmountedOnly.delete(uid);
+    if (record === undefined) return;
+    if (step.kind === "provision") this.#event(record, EventType.NORMAL, "Created", "Its disk and filesystem are made");
+    if (step.kind === "growFilesystem" && done)
+      this.#event(record, EventType.NORMAL, "Grown", "Its filesystem has grown");
+  }
+
+  #failed(record: VolumeRecord, step: Step, error: unknown): void {
+    const { uid } = record;
+    const count = (this.#failures.get(uid)?.count ?? 0) + 1;
+    const message = `${messageOf(error)}`;
+    const retryAt = Date.now() + backoffMs(count);
+    this.#failures.set(uid, { count, message, retryAt });
+    this.#queue.addAt(uid, new Date(retryAt));
+    const { provisioned, deleting } = record;
+    const lost = error instanceof CapsuleError && error.reason === "POOL_UNAVAILABLE";
+    const kept = lost ? VolumePhase.MISSING : VolumePhase.FAILED;
+    const phase = deleting ? VolumePhase.DELETING : provisioned ? kept : VolumePhase.PENDING;
+    this.#writeStatus(record, { step, phase, message });
+    this.#event(record, EventType.WARNING, "Failed", message);
+  }
+
+  #writeStatus(record: VolumeRecord, { phase, message }: Plan): void {
+    const { store } = this.#options;
+    const before = record.status;
+    const since = before.phase === phase && before.since !== undefined ? before.since : timestampFromDate(new Date());
+    const status: VolumeStatus = create(VolumeStatusSchema, { phase, message, since });
+    if (!equals(VolumeStatusSchema, before, status)) store.volumes.setStatus(record.uid, status);
+    if (phase !== before.phase && (phase === VolumePhase.MISSING || phase === VolumePhase.FAILED))
+      this.#event(record, EventType.WARNING, phase === VolumePhase.MISSING ? "Missing" : "Failed", message);
+  }
+
+  #forget(uid: string): void {
+    for (const holder of this.#holders.get(uid) ?? []) unpair(this.#heldBy, holder, uid);
+    this.#holders.delete(uid);
+    this.#failures.delete(uid);
+    this.#growsUnmountedOnly.delete(uid);
+  }
+
+  #event({ name }: VolumeRecord, type: EventType, reason: string, message: string): void {
+    this.#options.store.events.add({ objectKind: "volume", objectName: name, type, reason, message, time: new Date() });
+  }
+}
+
+function unpair(map: Map<string, Set<string>>, key: string, value: string): void {
+  map.get(key)?.delete(value);
+  if (map.get(key)?.size === 0) map.delete(key);
+}
