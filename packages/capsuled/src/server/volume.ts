@@ -12,6 +12,7 @@ import {
 } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
+import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { DiskFacts, VolumeController } from "../storage/volumes/controller.ts";
 import type { Exports } from "../storage/volumes/exports.ts";
 import type { Imports } from "../storage/volumes/imports.ts";
@@ -19,7 +20,6 @@ import type { VolumeManager } from "../storage/volumes/manager.ts";
 import type { SnapshotFacts, Snapshots } from "../storage/volumes/snapshots.ts";
 import type { Store } from "../store/store.ts";
 import type { VolumeRecord } from "../store/volumes.ts";
-import type { StorageStatus } from "../storage/substrate/status.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
 
