@@ -14,6 +14,8 @@ import { startTpm } from "./tpm.ts";
 
 const firmwareDir = "/usr/share/OVMF";
 
+const saveTimeoutMs = 60_000;
+
 export interface MachineOptions {
   /** For its own files: firmware variables, sockets, the serial log. */
   readonly dir: string;
@@ -30,6 +32,8 @@ export interface MachineOptions {
   readonly firmware?: "uefi" | "bios";
   /** A TPM 2.0, whose state stays in `dir`. */
   readonly tpm?: boolean;
+  /** Goes on from what `save` wrote, with the disks of that moment, instead of booting. */
+  readonly from?: string;
 }
 
 export class Machine {
@@ -140,6 +144,22 @@ export class Machine {
     return true;
   }
 
+  /** Writes everything but the disks to a file, and ends; `from` goes on there. */
+  async save(target: string): Promise<void> {
+    await this.qmp("stop");
+    await this.qmp("migrate-set-parameters", { "max-bandwidth": 8 * 1024 ** 3 });
+    await this.qmp("migrate", { uri: `exec:cat >'${target}'` });
+    const deadline = Date.now() + saveTimeoutMs;
+    for (;;) {
+      const { status } = (await this.qmp("query-migrate")) as { status: string };
+      if (status === "completed") break;
+      if (status === "failed" || Date.now() > deadline) throw new Error(`the machine could not be saved: ${status}`);
+      await sleep(50);
+    }
+    await this.qmp("quit");
+    await this.untilOff(10_000);
+  }
+
   /** As if the plug were pulled: what QEMU has not written is lost. */
   async cutPower(): Promise<void> {
     if (this.isAlive()) process.kill(this.pid, "SIGKILL");
@@ -153,7 +173,7 @@ export async function copyDisk(from: string, to: string): Promise<void> {
 }
 
 function argumentsOf(options: MachineOptions, variables: string, tpmSocket: string | undefined): string[] {
-  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log" } = options;
+  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log", from } = options;
   const serialLog = `logfile=${join(dir, "serial.log")},logappend=on`;
   const forwarded = forwards.map(([host, guest]) => `,hostfwd=tcp:127.0.0.1:${host}-:${guest}`).join("");
   return [
@@ -177,6 +197,7 @@ function argumentsOf(options: MachineOptions, variables: string, tpmSocket: stri
     ["-device", "virtio-net-pci,netdev=net0,romfile="],
     ["-device", "virtio-rng-pci"],
     ["-device", "i6300esb"],
+    from === undefined ? [] : ["-incoming", `exec:cat '${from}'`],
     ["-qmp", `unix:${join(dir, "qmp.sock")},server=on,wait=off`],
     serial === "stdio"
       ? ["-chardev", `stdio,id=serial0,mux=on,signal=off,${serialLog}`]

@@ -36,7 +36,7 @@ export class TestCapsule {
   /** Starts and adopts one; the images of test/images are on it. `name` is made unique. $CAPSULE_RUNNER chooses on what. */
   static async start(name: string, images: readonly string[] = ["busybox", "hello", "bare"]): Promise<TestCapsule> {
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
-    if (emulated) return await TestCapsule.on(await QemuHost.start({ dir: join(dir, "machine") }), dir, images);
+    if (emulated) return await TestCapsule.on(await QemuHost.goOn(join(dir, "machine")), dir, images);
     mkdirSync(join(dir, "state"));
     const unique = `t-${name}-${process.pid.toString(36)}`;
     return await TestCapsule.on(await NamespaceHost.start({ name: unique, stateDir: join(dir, "state") }), dir, images);

@@ -1,20 +1,19 @@
 /** A capsule in a virtual machine: the image as it is built, and beside its initramfs an agent for the tests. */
 import { existsSync } from "node:fs";
-import { copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { espOffset } from "../../../image/disk/layout.ts";
 import { diskPath } from "../../../image/image.ts";
 import { buildKernel } from "../../../image/kernel.ts";
 import { kvmWorks } from "../../../image/qemu/kvm.ts";
 import { copyDisk, Machine } from "../../../image/qemu/machine.ts";
 import { CommandError, run } from "../../../image/run.ts";
 import type { Host } from "../host.ts";
+import { addAgent, agentPort } from "./agent.ts";
+import { copySaved, savedMachine } from "./saved-machine.ts";
 
-const agentPort = 50_010;
 const bootTimeoutMs = 240_000;
-const filesDir = join(import.meta.dirname, "../../../image/files");
 
 export interface QemuHostOptions {
   readonly dir: string;
@@ -41,6 +40,20 @@ export class QemuHost implements Host {
     this.machine = machine;
   }
 
+  /** A machine that goes on from where another one's API first answered (saved-machine.ts). */
+  static async goOn(dir: string): Promise<QemuHost> {
+    const saved = await savedMachine(bootAndSave);
+    await copySaved(saved, dir);
+    const options = { dir };
+    const ports = { api: await freePort(), agent: await freePort() };
+    const host = new QemuHost(options, ports, await powerOn(options, ports, saved.state));
+    await host.untilAgent();
+    // Its clock stood still.
+    await host.exec(["date", "-u", "-s", `@${Math.round(Date.now() / 1000)}`]);
+    return host;
+  }
+
+  /** A machine that boots from a blank disk. */
   static async start(options: QemuHostOptions): Promise<QemuHost> {
     if (!existsSync(diskPath)) throw new Error("build/disk.raw is missing: run `make image`");
     await mkdir(options.dir, { recursive: true });
@@ -125,7 +138,19 @@ export class QemuHost implements Host {
   }
 }
 
-async function powerOn(options: QemuHostOptions, ports: { api: number; agent: number }): Promise<Machine> {
+async function bootAndSave(dir: string): Promise<void> {
+  const host = await QemuHost.start({ dir });
+  await host.exec(["sh", "-c", "until grep -q :C350 /proc/net/tcp6; do sleep 0.2; done"]);
+  // What runs beside the start comes to its end.
+  await sleep(5_000);
+  await host.machine.save(join(dir, "state"));
+}
+
+async function powerOn(
+  options: QemuHostOptions,
+  ports: { api: number; agent: number },
+  from?: string,
+): Promise<Machine> {
   return await Machine.start({
     dir: options.dir,
     disks: [join(options.dir, "disk.raw"), ...(options.disks ?? [])],
@@ -136,35 +161,8 @@ async function powerOn(options: QemuHostOptions, ports: { api: number; agent: nu
     kvm: await kvmWorks((await buildKernel()).vmlinuz),
     memoryMib: options.memoryMib ?? 2_048,
     tpm: options.tpm ?? false,
+    ...(from === undefined ? {} : { from }),
   });
-}
-
-/** Adds an archive with the agent and its service to what GRUB loads. The slot and its initramfs stay as they are built. */
-async function addAgent(disk: string, dir: string): Promise<void> {
-  const tree = join(dir, "extra.tree");
-  const archive = join(dir, "extra.cpio");
-  await mkdir(join(tree, "extra/usr/lib/capsule"), { recursive: true });
-  await mkdir(join(tree, "extra/etc/capsule"), { recursive: true });
-  await copyFile(join(import.meta.dirname, "agent.mjs"), join(tree, "extra/usr/lib/capsule/test-agent.mjs"));
-  const init = JSON.parse(await readFile(join(filesDir, "etc/capsule/init.json"), "utf8")) as { services: unknown[] };
-  init.services.unshift({ name: "test-agent", argv: ["/usr/bin/node", "/usr/lib/capsule/test-agent.mjs"] });
-  await writeFile(join(tree, "extra/etc/capsule/init.json"), JSON.stringify(init));
-  await run([
-    "sh",
-    "-ec",
-    'cd "$1"; find . -mindepth 1 | cpio --quiet --create --format=newc --owner=0:0 >"$2"',
-    "sh",
-    tree,
-    archive,
-  ]);
-  const esp = `${disk}@@${espOffset}`;
-  const config = join(dir, "grub.cfg");
-  await run(["mcopy", "-n", "-i", esp, "::/EFI/BOOT/grub.cfg", config]);
-  const text = await readFile(config, "utf8");
-  await writeFile(config, text.replace(/^(initrd .*)$/m, "$1 /capsule/extra"));
-  await run(["mcopy", "-o", "-i", esp, config, "::/EFI/BOOT/grub.cfg"]);
-  await run(["mcopy", "-o", "-i", esp, archive, "::/capsule/extra"]);
-  await rm(tree, { recursive: true });
 }
 
 async function freePort(): Promise<number> {
