@@ -74,7 +74,9 @@ export class Machine {
       throw new Error(`QEMU did not start: ${ended}; see ${join(dir, "qemu.log")}`);
     if (!onTerminal) child.unref();
     await writeFile(join(dir, "pid"), `${child.pid} ${startTimeOf(child.pid) ?? ""}\n`);
-    return new Machine(options, child.pid);
+    const machine = new Machine(options, child.pid);
+    if (options.from !== undefined) await machine.#goOn();
+    return machine;
   }
 
   /** The one that `start` made in this directory before, if it still runs. */
@@ -142,6 +144,16 @@ export class Machine {
       await sleep(50);
     }
     return true;
+  }
+
+  /** It was saved while it stood still, and stands still until it is told. */
+  async #goOn(): Promise<void> {
+    const deadline = Date.now() + saveTimeoutMs;
+    while (((await this.qmp("query-status")) as { status: string }).status === "inmigrate") {
+      if (Date.now() > deadline) throw new Error(`the machine in ${this.options.dir} could not be loaded`);
+      await sleep(50);
+    }
+    await this.qmp("cont");
   }
 
   /** Writes everything but the disks to a file, and ends; `from` goes on there. */

@@ -8,7 +8,7 @@ import { diskPath } from "../../../image/image.ts";
 import { buildKernel } from "../../../image/kernel.ts";
 import { kvmWorks } from "../../../image/qemu/kvm.ts";
 import { copyDisk, Machine } from "../../../image/qemu/machine.ts";
-import { CommandError, run } from "../../../image/run.ts";
+import { CommandError } from "../../../image/run.ts";
 import type { Host } from "../host.ts";
 import { addAgent, agentPort } from "./agent.ts";
 import { copySaved, savedMachine } from "./saved-machine.ts";

@@ -14,7 +14,17 @@ mod stat;
 mod unpack;
 
 #[cfg(test)]
-mod hostile_test;
+mod conflict_test;
+#[cfg(test)]
+mod damage_test;
+#[cfg(test)]
+mod escape_test;
+#[cfg(test)]
+mod excess_test;
+#[cfg(test)]
+mod honest_test;
+#[cfg(test)]
+mod testing;
 
 pub use error::ArchiveError;
 pub use pack::pack;
