@@ -201,6 +201,23 @@ fn goes_down_in_order_and_takes_everything_along() {
     assert!(log.trim_end().ends_with("down (poweroff)"), "{log}");
 }
 
+/// PID 1 may have had no child at all for a moment before: that must not shorten anybody's time to end.
+#[test]
+fn gives_orphans_their_time_to_end_also_after_a_moment_without_children() {
+    if !is_root() {
+        return;
+    }
+    // The first run ends with nothing left; the second leaves an orphan that needs a second to end.
+    let script = r#"[ -e /perm/second ] || { : >/perm/second; exit 1; }; \
+        setsid sh -c "trap 'sleep 1; : >/perm/ended; exit' TERM; : >/perm/waits; while :; do sleep 0.05; done" & \
+        exec sleep 1000"#;
+    let mut capsule = Capsule::start(&table(&[("one", script, "")], ""), true);
+    capsule.eventually("the orphan waits", |capsule| capsule.path("perm/waits").exists());
+    assert_eq!(capsule.ask("poweroff"), "ok\n");
+    assert_eq!(capsule.wait().code(), Some(0));
+    assert!(capsule.path("perm/ended").exists(), "{}", capsule.console());
+}
+
 #[test]
 fn control_socket_bears_garbage_slow_and_many_clients() {
     if !is_root() {
@@ -264,7 +281,9 @@ fn runs_what_is_valid_of_a_faulty_table() {
     capsule.eventually("good runs", |capsule| capsule.service("good")["state"] == "running");
     let faults = capsule.status()["configFaults"].to_string();
     assert!(faults.contains("redySocket") && faults.contains("colour"), "{faults}");
-    assert!(capsule.console().contains("redySocket"));
+    capsule.eventually("it is on the console", |capsule| {
+        capsule.console().contains("redySocket")
+    });
     let mut empty = Capsule::start("no JSON", true);
     assert_eq!(empty.ask("reboot"), "ok\n");
     assert_eq!(empty.wait().code(), Some(0));

@@ -12,7 +12,10 @@ impl Machine {
     pub(super) fn reap(&mut self) {
         loop {
             match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break,
+                Ok(WaitStatus::StillAlive) => {
+                    self.childless = false;
+                    break;
+                }
                 Ok(status) => self.reaped(status),
                 Err(Errno::EINTR) => {}
                 Err(error) => {
