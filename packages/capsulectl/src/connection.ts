@@ -8,6 +8,7 @@ import { keyId } from "@capsule/api/key.ts";
 import { signToken, type TokenSubject, thumbprint } from "@capsule/api/token.ts";
 import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
+import { bulkStreams, isBulk } from "./bulk.ts";
 import type { ClientKey } from "./config.ts";
 import { CliError, exitCode } from "./errors.ts";
 
@@ -86,9 +87,10 @@ export async function connect({
     interceptors: [withToken],
     acceptCompression: [],
   });
+  const bulk = bulkStreams({ baseUrl: url, sessionManager, interceptors: [withToken] });
   const transport: Transport = {
     unary: (method, signal, timeoutMs, ...rest) => base.unary(method, signal, timeoutMs ?? callTimeoutMs, ...rest),
-    stream: base.stream,
+    stream: (method, ...rest) => (isBulk(method) ? bulk(method, ...rest) : base.stream(method, ...rest)),
   };
   return {
     host,
