@@ -16,29 +16,32 @@ const maxFieldHeadBytes = 6;
 const lengthDelimited = 2;
 const scalarBytes = 12;
 
+const isBytes = ({ fieldKind, scalar }: DescField): boolean => fieldKind === "scalar" && scalar === scalarBytes;
+
 /** Fields of bytes of a message that has at most one field set: its only one, or one of its only choice. By number. */
 export function bulkFields(schema: DescMessage): ReadonlyMap<number, DescField> {
   const [choice] = schema.oneofs;
   const isOne = choice === undefined ? schema.fields.length === 1 : choice.fields.length === schema.fields.length;
-  const fields = schema.fields.filter(({ fieldKind, scalar, number }) => {
-    // A number up to 15 has a tag of one byte.
-    return isOne && fieldKind === "scalar" && scalar === scalarBytes && number < 16;
-  });
+  // A number up to 15 has a tag of one byte.
+  const fields = schema.fields.filter((field) => isOne && isBytes(field) && field.number < 16);
   return new Map(fields.map((field) => [field.number, field]));
 }
 
-/** A message as it is sent: its head, and the bytes as they are in the message when it is nothing else. */
+/** A message as it is sent: all but its (first) bytes, and those as they are in the message. */
 export function encodeBulk<D extends DescMessage>(schema: D, message: MessageShape<D>): [Buffer, Uint8Array] {
   const reflected = reflect(schema, message, false);
-  const [choice] = schema.oneofs;
-  const field = choice === undefined ? schema.fields[0] : reflected.oneofCase(choice);
-  if (field === undefined || !reflected.isSet(field) || !bulkFields(schema).has(field.number)) {
+  const field = schema.fields.find((one) => isBytes(one) && reflected.isSet(one));
+  if (field === undefined) {
     const whole = toBinary(schema, message);
     return [headOf(whole.length), whole];
   }
   const data = reflected.get(field) as Uint8Array;
-  const start = [(field.number << 3) | lengthDelimited, ...varint(data.length)];
-  return [Buffer.concat([headOf(start.length + data.length), Buffer.from(start)]), data];
+  // Fields may come in any order, so the bytes can be last.
+  const others = Object.assign(Object.create(Object.getPrototypeOf(message) as object), message) as MessageShape<D>;
+  reflect(schema, others, false).clear(field);
+  const rest = toBinary(schema, others);
+  const start = [...varint(field.number * 8 + lengthDelimited), ...varint(data.length)];
+  return [Buffer.concat([headOf(rest.length + start.length + data.length), rest, Buffer.from(start)]), data];
 }
 
 /**

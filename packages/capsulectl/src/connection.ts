@@ -4,11 +4,11 @@ import { subscribe } from "node:diagnostics_channel";
 import type { ClientHttp2Stream } from "node:http2";
 import { type TLSSocket, connect as tlsConnect } from "node:tls";
 import type { DescService } from "@bufbuild/protobuf";
+import { bulkStreams, isBulk } from "@capsule/api/bulk-client.ts";
 import { keyId } from "@capsule/api/key.ts";
 import { signToken, type TokenSubject, thumbprint } from "@capsule/api/token.ts";
 import { type Client, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
-import { bulkStreams, isBulk } from "./bulk.ts";
 import type { ClientKey } from "./config.ts";
 import { CliError, exitCode } from "./errors.ts";
 

@@ -1,12 +1,12 @@
 /** Calls of methods that stream bytes: as the library's, without its copies. */
 import type { DescMessage, DescMethodStreaming, MessageShape } from "@bufbuild/protobuf";
-import { bulkFields, decodeBulk, encodeBulk } from "@capsule/api/bulk.ts";
 import { createContextValues, type Interceptor, type Transport } from "@connectrpc/connect";
 import { createMethodUrl, runStreamingCall } from "@connectrpc/connect/protocol";
 import { requestHeader, validateResponse, validateTrailer } from "@connectrpc/connect/protocol-grpc";
 import { createNodeHttpClient, type Http2SessionManager } from "@connectrpc/connect-node";
+import { bulkFields, decodeBulk, encodeBulk } from "./bulk.ts";
 
-/** Longest message that is taken; those of capsuled are far smaller. */
+/** Longest message that is taken; those of capsuled and containerd are smaller. */
 const readMaxBytes = 64 * 1024 * 1024;
 
 export function isBulk({ input, output }: { readonly input: DescMessage; readonly output: DescMessage }): boolean {
