@@ -7,13 +7,14 @@ import { createHash, createPrivateKey, randomBytes, sign, X509Certificate } from
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { repositoryRoot } from "../../image/paths.ts";
 import { CommandError, run } from "../../image/run.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
 before(async () => {
-  capsule = await TestCapsule.start("proto", ["bare"]);
+  capsule = await TestCapsule.start("proto", ["bare", "busybox"]);
 });
 after(async () => await capsule?.stop());
 
@@ -66,6 +67,27 @@ for (const protocol of ["grpc", "grpcweb", "connect"]) {
     await capsule.until(`by-${protocol}`, ({ status }) => status.phase === "PHASE_RUNNING", "running");
     const listed = await call("capsule.v1.WorkloadService/ListWorkloads", {}, options, token(capsuleId));
     assert.match(JSON.stringify(listed), new RegExp(`"by-${protocol}"`));
+  });
+}
+
+for (const protocol of ["grpc", "grpcweb", "connect"]) {
+  test(`logs by ${protocol}: lines in the form that the .proto describes`, async () => {
+    const script = "echo one; echo two >&2; sleep 1d";
+    const manifest = `kind: Container\nname: by-logs\ncontainer: {image: "busybox:1", command: [sh, -c, "${script}"], stopTimeout: 0s}\n`;
+    assert.equal((await capsule.apply(manifest, "--wait=30s")).code, 0);
+    const options = [...schema, "--protocol", protocol];
+    const { capsuleId } = (await call("capsule.v1.IdentityService/GetIdentity", {}, options)) as { capsuleId: string };
+    const text = async (request: object): Promise<string> => {
+      const message = await call("capsule.v1.WorkloadService/Logs", request, options, token(capsuleId));
+      return Buffer.from((message as { lines: string }).lines, "base64").toString();
+    };
+    const stamp = "\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{9}Z";
+    await capsule.until("by-logs", () => true, "there");
+    await sleep(300);
+    const all = (await text({ name: "by-logs" })).split("\n").sort();
+    assert.match(all.join("\n"), new RegExp(`^\n${stamp} stdout F one\n${stamp} stderr F two$`));
+    const errors = await text({ name: "by-logs", streams: ["LOG_STREAM_STDERR"], tail: 1 });
+    assert.match(errors, new RegExp(`^${stamp} stderr F two\n$`));
   });
 }
 

@@ -4,6 +4,7 @@ import { subscribe } from "node:diagnostics_channel";
 import type { ClientHttp2Stream } from "node:http2";
 import { type TLSSocket, connect as tlsConnect } from "node:tls";
 import type { DescService } from "@bufbuild/protobuf";
+import { bulkStreams, isBulk } from "@capsule/api/bulk-client.ts";
 import { keyId } from "@capsule/api/key.ts";
 import { signToken, type TokenSubject, thumbprint } from "@capsule/api/token.ts";
 import { type Client, Code, ConnectError, createClient, type Interceptor, type Transport } from "@connectrpc/connect";
@@ -92,6 +93,7 @@ export async function connect({
     interceptors: [withToken],
     acceptCompression: [],
   });
+  const bulk = bulkStreams({ baseUrl: url, sessionManager, interceptors: [withToken] });
   // A request that is under way when the connection is reset does not always hear of it (seen with connect-node 2.2): it
   // is told. The delay is for an answer that came right before.
   const lost = new AbortController();
@@ -104,7 +106,8 @@ export async function connect({
   const transport: Transport = {
     unary: (method, signal, timeoutMs, ...rest) =>
       base.unary(method, orLost(signal), timeoutMs ?? callTimeoutMs, ...rest),
-    stream: (method, signal, ...rest) => base.stream(method, orLost(signal), ...rest),
+    stream: (method, signal, ...rest) =>
+      isBulk(method) ? bulk(method, orLost(signal), ...rest) : base.stream(method, orLost(signal), ...rest),
   };
   return {
     host,

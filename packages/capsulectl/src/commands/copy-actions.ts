@@ -9,9 +9,9 @@ import { basename, dirname, join, resolve } from "node:path";
 import { basename as posixBasename, dirname as posixDirname } from "node:path/posix";
 import { PassThrough, type Readable } from "node:stream";
 import { text } from "node:stream/consumers";
-import { pipeline } from "node:stream/promises";
 import { create } from "@bufbuild/protobuf";
 import { type CopyInRequest, CopyInRequestSchema, FileType } from "@capsule/api";
+import { writeAll } from "@capsule/api/write-all.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
@@ -100,7 +100,7 @@ async function copyOut(capsule: Capsule, { name, path }: Remote, destination: st
         yield chunk;
       }
     };
-    await pipeline(data, tar.stdin).catch((error: NodeJS.ErrnoException) => {
+    await writeAll(data(), tar.stdin).catch((error: NodeJS.ErrnoException) => {
       // tar ends at the archive's end and does not wait for the padding behind it: its exit code tells.
       if (error.code !== "EPIPE" && error.code !== "ERR_STREAM_PREMATURE_CLOSE") throw error;
     });

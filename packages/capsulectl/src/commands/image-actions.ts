@@ -60,6 +60,8 @@ export async function push(
     });
   } finally {
     progress.end();
+    // Else an input that goes on would keep the program when the capsule is gone.
+    if (file === "-") process.stdin.destroy();
   }
 }
 

@@ -1,8 +1,9 @@
-import { type Timestamp, timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
-import { type LogLine, LogStream } from "@capsule/api";
+import { type Timestamp, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import { LogStream } from "@capsule/api";
 import { parseDuration } from "../duration.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
+import { LinePrinter } from "../log-lines.ts";
 import { withCapsule } from "../session.ts";
 
 export interface LogsOptions {
@@ -26,20 +27,13 @@ export async function logs({ capsule: chosen }: Globals, name: string, options: 
     ...tailOf(options.tail),
     ...sinceOf(options.since),
   };
+  const printer = new LinePrinter(options.timestamps === true);
   await withCapsule(chosen, async ({ workloads }) => {
-    const isContinued = { stdout: false, stderr: false };
     for await (const { lines } of workloads.logs(request)) {
+      const { stdout, stderr } = printer.textOf(lines);
       // What the workload wrote to each of its streams goes to that of ours.
-      for (const stream of ["stdout", "stderr"] as const) {
-        const own = lines.filter((line) => (line.stream === LogStream.STDERR) === (stream === "stderr"));
-        if (own.length === 0) continue;
-        const chunks = own.flatMap((line) => {
-          const begins = !isContinued[stream];
-          isContinued[stream] = line.partial;
-          return textOf(line, options.timestamps === true && begins);
-        });
-        await write(process[stream], Buffer.concat(chunks));
-      }
+      if (stdout.length > 0) await write(process.stdout, stdout);
+      if (stderr.length > 0) await write(process.stderr, stderr);
     }
   });
 }
@@ -63,13 +57,6 @@ export function sinceOf(since: string | undefined): { since?: Timestamp } {
   }
   return { since: timestampFromDate(time) };
 }
-
-function textOf({ time, text, partial }: LogLine, timestamp: boolean): Uint8Array[] {
-  const start = timestamp && time !== undefined ? [Buffer.from(`${timestampDate(time).toISOString()} `)] : [];
-  return [...start, text, ...(partial ? [] : [newline])];
-}
-
-const newline = Buffer.from("\n");
 
 /** Waits while the reader of a pipe is behind. */
 export async function write(stream: NodeJS.WriteStream, data: Uint8Array): Promise<void> {

@@ -1,80 +1,108 @@
-/** Lines of the CRI log format: `2026-11-24T00:00:00.123456789Z stdout F text`. Pure. */
-import { type LogLine, LogStream } from "@capsule/api";
+/**
+ * Logs of workloads, in the CRI log format: `2026-11-24T00:00:00.123456789Z stdout F text`. Blocks are passed on as they
+ * stand in the file; only a filter and a tail look at each line. Pure.
+ */
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { LogStream } from "@capsule/api";
 import type { Split } from "./read.ts";
 
 export interface WantedLines {
   /** stdout and stderr when empty. */
   readonly streams: readonly LogStream[];
-  readonly since: Date | undefined;
-  readonly until: Date | undefined;
+  readonly since: Timestamp | undefined;
+  readonly until: Timestamp | undefined;
 }
 
 /** The time stamp has always nine digits behind the second: 30 characters and a blank. */
 const streamAt = 31;
-const textAt = streamAt + "stdout F ".length;
+const tagAt = streamAt + "stdout ".length;
+const textAt = tagAt + "F ".length;
 const newline = 10;
+/** The last second that the format has, 9999-12-31T23:59:59Z. */
+const lastSecond = 253_402_300_799n;
 
-/** Splits blocks into the wanted lines. For a tail, the parts of a long line count as one. */
-export function criLines(wanted: WantedLines): Split<LogLine> {
-  return (block) => splitLines(block, wanted);
+/** Blocks of wanted lines. For a tail, the parts of a long line count as one. */
+export function criLines(wanted: WantedLines): Split<Uint8Array> {
+  const isWanted = filterOf(wanted);
+  return {
+    take: (block) => {
+      const consumed = block.lastIndexOf(newline) + 1;
+      const whole = block.subarray(0, consumed);
+      const batch = isWanted === undefined ? whole : filtered(whole, isWanted);
+      return { batch: batch.length === 0 ? undefined : batch, consumed };
+    },
+    starts: (block) => startsOf(block, isWanted),
+  };
 }
 
-function splitLines(block: Buffer, { streams, since, until }: WantedLines): ReturnType<Split<LogLine>> {
-  const lines: LogLine[] = [];
+type Filter = (block: Buffer, start: number) => boolean;
+
+/** Undefined when every line is wanted. */
+function filterOf({ streams, since, until }: WantedLines): Filter | undefined {
+  if (streams.length === 0 && since === undefined && until === undefined) return undefined;
+  const first = since === undefined ? undefined : stampOf(since);
+  const last = until === undefined ? undefined : stampOf(until);
+  return (block, start) =>
+    (streams.length === 0 || streams.includes(streamOf(block, start))) &&
+    (first === undefined || compareStamps(block, start, first) >= 0) &&
+    (last === undefined || compareStamps(block, start, last) <= 0);
+}
+
+/** The wanted lines of a block of whole lines, in one piece. */
+function filtered(block: Buffer, isWanted: Filter): Buffer {
+  const runs: Buffer[] = [];
+  let runAt: number | undefined;
+  for (const { start, isWhole } of linesOf(block)) {
+    const wanted = isWhole && isWanted(block, start);
+    if (wanted) runAt ??= start;
+    else if (runAt !== undefined) {
+      runs.push(block.subarray(runAt, start));
+      runAt = undefined;
+    }
+  }
+  if (runAt !== undefined) runs.push(block.subarray(runAt));
+  const [only] = runs;
+  return runs.length === 1 && only !== undefined ? only : Buffer.concat(runs);
+}
+
+function startsOf(block: Buffer, isWanted: Filter | undefined): number[] {
   const starts: number[] = [];
-  const clock = new Clock();
-  const sinceMs = since?.getTime();
-  const untilMs = until?.getTime();
   // Set while the next line of a stream goes on with the one before.
   const within = { [LogStream.STDOUT]: false, [LogStream.STDERR]: false };
-  let at = 0;
-  for (;;) {
-    const end = block.indexOf(newline, at);
-    if (end === -1) return { lines, starts, consumed: at };
-    const start = at;
-    at = end + 1;
-    if (end - start < textAt - 1) continue; // torn by a power cut
-    const stream = block[start + streamAt + 3] === 0x6f ? LogStream.STDOUT : LogStream.STDERR;
-    const partial = block[start + textAt - 2] === 0x50;
+  for (const { start, isWhole } of linesOf(block)) {
+    if (!isWhole) continue;
+    const stream = streamOf(block, start);
     const continues = within[stream];
-    within[stream] = partial;
-    if (streams.length > 0 && !streams.includes(stream)) continue;
-    const time = clock.read(block, start);
-    if (time === undefined) continue;
-    if (sinceMs !== undefined && time.ms < sinceMs) continue;
-    if (untilMs !== undefined && time.ms > untilMs) continue;
-    if (!continues) starts.push(start);
-    lines.push({
-      $typeName: "capsule.v1.LogLine",
-      time: { $typeName: "google.protobuf.Timestamp", seconds: time.seconds, nanos: time.nanos },
-      stream,
-      text: block.subarray(start + textAt, end),
-      partial,
-    });
+    within[stream] = block[start + tagAt] === 0x50;
+    if (!continues && (isWanted === undefined || isWanted(block, start))) starts.push(start);
+  }
+  return starts;
+}
+
+/** The lines of a block; not whole are those that a power cut has torn. */
+function* linesOf(block: Buffer): Generator<{ readonly start: number; readonly isWhole: boolean }> {
+  for (let start = 0, end = block.indexOf(newline); end !== -1; start = end + 1, end = block.indexOf(newline, start)) {
+    yield { start, isWhole: end - start >= textAt && block[start + streamAt - 1] === 0x20 };
   }
 }
 
-/** Reads time stamps; parses the second only when it is another one than before. */
-class Clock {
-  #text = "";
-  #ms = 0;
-  #seconds = 0n;
+function streamOf(block: Buffer, start: number): LogStream.STDOUT | LogStream.STDERR {
+  return block[start + streamAt + 3] === 0x6f ? LogStream.STDOUT : LogStream.STDERR;
+}
 
-  read(
-    block: Buffer,
-    at: number,
-  ): { readonly ms: number; readonly seconds: bigint; readonly nanos: number } | undefined {
-    const text = block.toString("latin1", at, at + 19);
-    if (text !== this.#text) {
-      const ms = Date.parse(`${text}Z`);
-      if (Number.isNaN(ms)) return undefined;
-      this.#text = text;
-      this.#ms = ms;
-      this.#seconds = BigInt(ms / 1000);
-    }
-    let nanos = 0;
-    for (let i = at + 20; i < at + 29; i++) nanos = nanos * 10 + ((block[i] ?? 48) - 48);
-    if (!(nanos >= 0 && nanos < 1e9)) return undefined;
-    return { ms: this.#ms + nanos / 1e6, seconds: this.#seconds, nanos };
+/** Times in the format's own letters: they sort as the times do. */
+function stampOf({ seconds, nanos }: Timestamp): Buffer {
+  const second = seconds < 0n ? 0n : seconds > lastSecond ? lastSecond : seconds;
+  const fraction = Math.min(Math.max(nanos, 0), 999_999_999);
+  const text = new Date(Number(second) * 1000).toISOString().slice(0, 20);
+  return Buffer.from(`${text}${String(fraction).padStart(9, "0")}Z`, "latin1");
+}
+
+/** Below, at or above 0 as the line's time is before, at or after the stamp. */
+function compareStamps(block: Buffer, start: number, stamp: Buffer): number {
+  for (let i = 0; i < stamp.length; i++) {
+    const difference = (block[start + i] ?? 0) - (stamp[i] ?? 0);
+    if (difference !== 0) return difference;
   }
+  return 0;
 }

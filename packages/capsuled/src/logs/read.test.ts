@@ -4,6 +4,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { create } from "@bufbuild/protobuf";
+import { TimestampSchema, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { LogStream } from "@capsule/api";
 import { criLines, type WantedLines } from "./cri.ts";
 import { type ReadOptions, readLog } from "./read.ts";
@@ -18,6 +20,16 @@ function readLogs(dir: string, options: LogOptions, signal: AbortSignal) {
   return readLog({ dir, name: "current.log" }, criLines(options), options, signal);
 }
 
+/** What the workload wrote, a line each. */
+function textsOf(block: Uint8Array): string[] {
+  const text = Buffer.from(block).toString();
+  assert.ok(text.endsWith("\n"), "whole lines");
+  return text
+    .slice(0, -1)
+    .split("\n")
+    .map((one) => one.slice("2026-01-01T00:00:01.000000001Z stdout F ".length));
+}
+
 let dir: string;
 before(() => {
   dir = mkdtempSync(join(tmpdir(), "capsule-logs-test-"));
@@ -30,7 +42,7 @@ after(() => rmSync(dir, { recursive: true, force: true }));
 async function texts(options: Partial<LogOptions>, from = dir): Promise<string[]> {
   const found: string[] = [];
   for await (const lines of readLogs(from, { ...all, ...options }, AbortSignal.timeout(5_000))) {
-    found.push(...lines.map(({ text }) => Buffer.from(text).toString()));
+    found.push(...textsOf(lines));
   }
   return found;
 }
@@ -49,8 +61,27 @@ test("the last lines, across files; a long line in parts is one", async () => {
 });
 
 test("since and until", async () => {
-  const at = (second: string) => new Date(`2026-01-01T00:00:0${second}Z`);
+  const at = (second: string) => timestampFromDate(new Date(`2026-01-01T00:00:0${second}Z`));
   assert.deepEqual(await texts({ since: at("2.5"), until: at("4.5") }), ["three", "fo", "ur"]);
+  // To the nanosecond: the lines are of the first one of their second.
+  assert.deepEqual(await texts({ since: at("4"), until: { ...at("5"), nanos: 1 } }), ["fo", "ur", "five"]);
+  assert.deepEqual(await texts({ since: { ...at("4"), nanos: 2 } }), ["five"]);
+  assert.deepEqual(await texts({ since: at("1"), streams: [LogStream.STDOUT], until: at("4") }), ["one", "three"]);
+});
+
+test("times that no clock has", async () => {
+  const far = create(TimestampSchema, { seconds: 2n ** 62n, nanos: -5 });
+  const past = create(TimestampSchema, { seconds: -(2n ** 62n), nanos: 2 ** 31 - 1 });
+  assert.deepEqual(await texts({ since: far }), []);
+  assert.deepEqual(await texts({ since: past, until: far, tail: 1 }), ["five"]);
+});
+
+test("a line that a power cut has torn is left out by filters and counted by no tail", async () => {
+  const own = mkdtempSync(join(tmpdir(), "capsule-logs-test-"));
+  writeFileSync(join(own, "current.log"), `${line(1, "a")}2026-01-01T0\n\0\0\n${line(2, "b")}`);
+  assert.deepEqual(await texts({ tail: 2 }, own), ["a", "", "", "b"]);
+  assert.deepEqual(await texts({ streams: [LogStream.STDOUT] }, own), ["a", "b"]);
+  rmSync(own, { recursive: true });
 });
 
 test("many lines, more than a chunk holds", async () => {
@@ -67,7 +98,7 @@ test("follows what is written, through two rotations at once, and ends with the 
   const found: string[] = [];
   const done = (async () => {
     for await (const lines of readLogs(own, { ...all, follow: true }, AbortSignal.timeout(10_000))) {
-      found.push(...lines.map(({ text }) => Buffer.from(text).toString()));
+      found.push(...textsOf(lines));
     }
   })();
   const until = async (count: number): Promise<void> => {

@@ -3,15 +3,16 @@ import { watch } from "node:fs";
 import { stat } from "node:fs/promises";
 import { type LogFile, type LogPlace, openLogFiles, openNextLogFile } from "./files.ts";
 
-/**
- * The wanted lines of a block that begins at a line's start. `consumed` bytes were whole lines; `starts` are the offsets
- * of those that count for a tail. The lines may hold parts of the block.
- */
-export type Split<Line> = (block: Buffer) => {
-  readonly lines: Line[];
-  readonly starts: readonly number[];
-  readonly consumed: number;
-};
+/** How the lines of a log are told apart. */
+export interface Split<Batch> {
+  /**
+   * The wanted lines of a block that begins at a line's start, undefined when there is none. `consumed` bytes were whole
+   * lines. The batch may hold parts of the block.
+   */
+  take(block: Buffer): { readonly batch: Batch | undefined; readonly consumed: number };
+  /** Offsets of the wanted lines of such a block that count for a tail. */
+  starts(block: Buffer): readonly number[];
+}
 
 export interface ReadOptions {
   readonly follow: boolean;
@@ -23,13 +24,16 @@ const chunkBytes = 256 * 1024;
 /** A look even when nothing was told: a watch may miss what happens while it is set up. In milliseconds. */
 const pollMs = 1_000;
 
-/** Batches of lines, oldest first. With `follow` it ends when `signal` aborts or the directory goes. */
-export async function* readLog<Line>(
+/**
+ * Batches of lines, oldest first. With `follow` it ends when `signal` aborts or the directory goes. What a batch holds is
+ * good until the next one is asked for: the buffer below it is filled again.
+ */
+export async function* readLog<Batch>(
   place: LogPlace,
-  split: Split<Line>,
+  split: Split<Batch>,
   options: ReadOptions,
   signal: AbortSignal,
-): AsyncGenerator<Line[]> {
+): AsyncGenerator<Batch> {
   const growth = options.follow ? new Growth(place.dir, signal) : undefined;
   let files = await openLogFiles(place);
   try {
@@ -55,13 +59,13 @@ export async function* readLog<Line>(
 }
 
 /** Reads on in the youngest file until there is a younger one, which it returns; undefined at the end of all. */
-async function* followFrom<Line>(
+async function* followFrom<Batch>(
   place: LogPlace,
   last: { readonly file: LogFile; offset: number } | undefined,
-  split: Split<Line>,
+  split: Split<Batch>,
   growth: Growth,
   signal: AbortSignal,
-): AsyncGenerator<Line[], LogFile | undefined> {
+): AsyncGenerator<Batch, LogFile | undefined> {
   for (;;) {
     await growth.wait();
     if (signal.aborted) return undefined;
@@ -74,24 +78,22 @@ async function* followFrom<Line>(
 }
 
 /** Yields the lines from an offset to the end of the file; returns the offset behind the last whole line. */
-async function* readFile<Line>(
+async function* readFile<Batch>(
   { handle }: LogFile,
   from: number,
-  split: Split<Line>,
+  split: Split<Batch>,
   signal: AbortSignal,
-): AsyncGenerator<Line[], number> {
+): AsyncGenerator<Batch, number> {
   let offset = from;
-  let buffer = Buffer.allocUnsafe(chunkBytes);
+  const buffer = Buffer.allocUnsafe(chunkBytes);
   while (!signal.aborted) {
     const { bytesRead } = await handle.read(buffer, 0, buffer.length, offset);
     if (bytesRead === 0) return offset;
-    const { lines, consumed } = split(buffer.subarray(0, bytesRead));
-    // The lines hold parts of the buffer: it is theirs now.
-    buffer = Buffer.allocUnsafe(chunkBytes);
+    const { batch, consumed } = split.take(buffer.subarray(0, bytesRead));
     // The writer cuts lines at 16 KiB, so a chunk without an end is one that is being written.
     if (consumed === 0) return offset;
     offset += consumed;
-    if (lines.length > 0) yield lines;
+    if (batch !== undefined) yield batch;
   }
   return offset;
 }
@@ -116,7 +118,7 @@ async function tailStart(
       const block = Buffer.concat([chunk, rest]);
       // All but what may be the end of a line that begins further up.
       const first = end === 0 ? 0 : block.indexOf(10) + 1;
-      const starts = split(block.subarray(first)).starts;
+      const starts = split.starts(block.subarray(first));
       if (starts.length >= missing) return { file: i, offset: end + first + (starts[starts.length - missing] ?? 0) };
       missing -= starts.length;
       rest = Buffer.from(block.subarray(0, first));

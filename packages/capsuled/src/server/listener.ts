@@ -8,6 +8,7 @@ import type { Logger } from "pino";
 import type { Gate } from "../auth/gate.ts";
 import type { ServerIdentity } from "../auth/identity.ts";
 import type { Store } from "../store/store.ts";
+import { bulkHandlers } from "./bulk.ts";
 import { auditInterceptor, errorsInterceptor, gateInterceptor } from "./interceptors.ts";
 import { peerKey, peerOf, peerOfSocket } from "./peer.ts";
 
@@ -43,18 +44,18 @@ const handshakeTimeoutMs = 10_000;
 
 export async function startServer(options: ServerOptions): Promise<Server> {
   const { identity, gate, store, log } = options;
-  const adapter = (readMaxBytes: number): ReturnType<typeof connectNodeAdapter> =>
-    connectNodeAdapter({
-      routes: options.routes,
-      interceptors: [errorsInterceptor(log), gateInterceptor(gate, store), auditInterceptor(gate, store)],
-      contextValues: (request) => createContextValues().set(peerKey, peerOf(request)),
-      readMaxBytes,
-      // Logs, archives and images: compressing them here would cost far more than the network does.
-      acceptCompression: [],
-    });
-  const forKnown = adapter(maxMessageBytes);
+  const adapterOptions = (readMaxBytes: number) => ({
+    routes: options.routes,
+    interceptors: [errorsInterceptor(log), gateInterceptor(gate, store), auditInterceptor(gate, store)],
+    contextValues: (request: Parameters<typeof peerOf>[0]) => createContextValues().set(peerKey, peerOf(request)),
+    readMaxBytes,
+    // Logs, archives and images: compressing them here would cost far more than the network does.
+    acceptCompression: [],
+  });
+  const forKnown = connectNodeAdapter(adapterOptions(maxMessageBytes));
+  const bulkForKnown = bulkHandlers(adapterOptions(maxMessageBytes));
   // A message is read before the gate sees it: a stranger's must be small.
-  const forStrangers = adapter(maxStrangerMessageBytes);
+  const forStrangers = connectNodeAdapter(adapterOptions(maxStrangerMessageBytes));
   const isKnown = (socket: Parameters<typeof peerOfSocket>[0]): boolean =>
     gate.keyOf(peerOfSocket(socket).certificate) !== undefined;
   const server = createSecureServer(
@@ -72,7 +73,9 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     },
     (request, response) => {
       const known = gate.keyOf(peerOf(request).certificate) !== undefined;
-      (known ? forKnown : forStrangers)(request, response);
+      const bulk = known ? bulkForKnown(request) : undefined;
+      if (bulk !== undefined) bulk(request, response);
+      else (known ? forKnown : forStrangers)(request, response);
     },
   );
   server.maxConnections = maxConnections;

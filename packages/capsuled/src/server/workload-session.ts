@@ -1,6 +1,5 @@
 /** What happens inside a workload: logs, commands, copies. */
 import { join } from "node:path";
-import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { type ExecRequest, type ExecStart, FileType, type WorkloadService } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
@@ -24,15 +23,9 @@ export function workloadSession({ manager, driver, workloadsDir }: WorkloadServi
   return {
     async *logs({ name, follow, tail, since, until, streams }, context) {
       const { uid } = manager.get(name);
-      const options = {
-        follow,
-        tail,
-        streams,
-        since: since === undefined ? undefined : timestampDate(since),
-        until: until === undefined ? undefined : timestampDate(until),
-      };
       const place = { dir: join(workloadsDir, uid, "log"), name: "current.log" };
-      for await (const lines of readLog(place, criLines(options), options, callOf(context).signal)) yield { lines };
+      const wanted = criLines({ streams, since, until });
+      for await (const lines of readLog(place, wanted, { follow, tail }, callOf(context).signal)) yield { lines };
     },
     async *exec(requests, context) {
       const { signal } = callOf(context);

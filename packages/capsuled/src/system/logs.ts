@@ -63,8 +63,8 @@ async function* merged<T>(sources: readonly AsyncGenerator<T>[]): AsyncGenerator
   }
 }
 
-function systemLines(service: string, since: Date | undefined): Split<SystemLogLine> {
-  return (block) => {
+function systemLines(service: string, since: Date | undefined): Split<SystemLogLine[]> {
+  const split = (block: Buffer) => {
     const lines: SystemLogLine[] = [];
     const starts: number[] = [];
     let at = 0;
@@ -85,6 +85,13 @@ function systemLines(service: string, since: Date | undefined): Split<SystemLogL
         text: text.slice(blank + 1),
       });
     }
+  };
+  return {
+    take: (block) => {
+      const { lines, consumed } = split(block);
+      return { batch: lines.length === 0 ? undefined : lines, consumed };
+    },
+    starts: (block) => split(block).starts,
   };
 }
 

@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { PassThrough, type Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { pipeline } from "node:stream/promises";
+import { writeAll } from "@capsule/api/write-all.ts";
 import { CapsuleError } from "../../errors.ts";
 import type { PathStat } from "../driver.ts";
 
@@ -64,7 +65,7 @@ export async function copyIn(
   const errors = text(child.stderr);
   const output = text(child.stdout);
   let sendError: unknown;
-  const sending = pipeline(counted, stdin, { signal }).catch((error: unknown) => {
+  const sending = writeAll(counted(), stdin, signal).catch((error: unknown) => {
     // EPIPE: it has ended before its input; its exit code tells more.
     if ((error as NodeJS.ErrnoException).code !== "EPIPE") {
       sendError = error;

@@ -1,7 +1,8 @@
 /**
- * Import of docker-save and OCI archives through containerd's transfer service, in constant memory. containerd checks
- * every digest and names its images only when the whole archive has been read, so a broken one leaves nothing behind but
- * blobs that its garbage collection takes.
+ * Import of docker-save and OCI archives through containerd's transfer service, in constant memory; the large blobs of an
+ * OCI layout go straight to its content store, for the service takes 64 KiB at a time. containerd checks every digest and
+ * names its images only when the whole archive has been read; a lease holds what has come until then. What is left of a
+ * broken archive is collected before the answer.
  */
 import { statfs } from "node:fs/promises";
 import type { Logger } from "pino";
@@ -12,8 +13,10 @@ import {
   DataSchema,
   WindowUpdateSchema,
 } from "../../gen/containerd/github.com/containerd/containerd/api/types/transfer/streaming_pb.js";
+import { type Lease, storeBlob, takeLease } from "./blobs.ts";
 import { anyOf, type Containerd, orUndefined, translated, unpack } from "./client.ts";
 import type { ImageConfigs } from "./image-config.ts";
+import { splitArchive } from "./split-archive.ts";
 import { openStream, type Stream, unpackHere, watchProgress } from "./transfer.ts";
 
 /** Names without one of their own get this prefix, and are not kept. */
@@ -31,6 +34,27 @@ export async function importArchive(
   signal: AbortSignal,
   log: Logger,
 ): Promise<string[]> {
+  const lease = await takeLease(client);
+  let isDone = false;
+  try {
+    const saved = await importUnder(lease, client, data, signal);
+    log.debug({ images: [...saved] }, "imported");
+    const names = await settleNames(client, configs, saved, name);
+    isDone = true;
+    return names;
+  } finally {
+    await lease.end({ collect: !isDone }).catch((error: unknown) => {
+      log.warn({ err: error }, "the lease of an import ends by itself within a day");
+    });
+  }
+}
+
+async function importUnder(
+  lease: Lease,
+  client: Containerd,
+  data: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<Set<string>> {
   const ended = new AbortController();
   const both = AbortSignal.any([signal, ended.signal]);
   const saved = new Set<string>();
@@ -40,7 +64,7 @@ export async function importArchive(
     const watching = watchProgress(progress, ({ event, name: image }) => {
       if (event === "saved") saved.add(image);
     });
-    const sending = sendData(stream, data, await freeBytes(), both).catch((error: unknown) => {
+    const sending = sendArchive(client, lease, stream, data, both).catch((error: unknown) => {
       // containerd would wait for the rest for ever.
       sendFailure = error;
       ended.abort(error);
@@ -57,7 +81,7 @@ export async function importArchive(
         }),
         options: { progressStream: progress.id },
       },
-      { signal: both },
+      { signal: both, headers: lease.headers },
     );
     progress.end();
     await Promise.race([watching, new Promise((resolve) => setTimeout(resolve, 1_000))]);
@@ -71,8 +95,7 @@ export async function importArchive(
   } finally {
     ended.abort();
   }
-  log.debug({ images: [...saved] }, "imported");
-  return await settleNames(client, configs, saved, name);
+  return saved;
 }
 
 /** Checks what was imported and gives it its name; removes again what cannot be kept. */
@@ -130,59 +153,103 @@ async function rename(client: Containerd, names: readonly string[], name: string
   for (const one of names) if (one !== name) await orUndefined(client.images.delete({ name: one }));
 }
 
+/** Sends the archive, large blobs beside it. */
+async function sendArchive(
+  client: Containerd,
+  lease: Lease,
+  stream: Stream,
+  data: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): Promise<void> {
+  const sender = new WindowSender(stream, signal);
+  await splitArchive(limited(data, await freeBytes(), signal), {
+    pass: (piece) => sender.send(piece),
+    take: async (blob, next) => {
+      await storeBlob(client, blob, next, lease, signal).catch((error: unknown) => {
+        throw signal.aborted ? error : brokenArchive(error);
+      });
+    },
+    giveBack: async (blobs) => {
+      for (const { digest, sizeBytes, header } of blobs) {
+        await sender.send(header);
+        for await (const { data: piece } of client.content.read({ digest }, { signal })) await sender.send(piece);
+        await sender.send(new Uint8Array((512 - (sizeBytes % 512)) % 512));
+      }
+    },
+  });
+  await sender.end();
+}
+
+/** Nothing more once the import has ended, and never more than fits. */
+async function* limited(
+  data: AsyncIterable<Uint8Array>,
+  limit: number,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  let received = 0;
+  for await (const chunk of data) {
+    if (signal.aborted) return;
+    received += chunk.length;
+    if (received > limit) {
+      const message = "The archive does not fit on the capsule's disk. Remove images or workloads.";
+      throw new CapsuleError("exhausted", message, { reason: "DISK_FULL" });
+    }
+    yield chunk;
+  }
+}
+
 /**
  * Sends as containerd opens its window: it says how much it takes. One message is at most 64 KiB, so that the window is
  * never far overrun.
  */
-async function sendData(
-  stream: Stream,
-  data: AsyncIterable<Uint8Array>,
-  limit: number,
-  signal: AbortSignal,
-): Promise<void> {
-  let window = 0;
-  let wake: () => void = () => undefined;
-  let closed = false;
-  const receiving = (async () => {
+class WindowSender {
+  readonly #stream: Stream;
+  readonly #signal: AbortSignal;
+  readonly #receiving: Promise<void>;
+  #window = 0;
+  #closed = false;
+  #wake: () => void = () => undefined;
+
+  constructor(stream: Stream, signal: AbortSignal) {
+    this.#stream = stream;
+    this.#signal = signal;
+    this.#receiving = this.#receive();
+    signal.addEventListener("abort", () => this.#wake(), { once: true });
+  }
+
+  /** Sends nothing more when containerd has what it needs, or has failed: its answer tells. */
+  async send(data: Uint8Array): Promise<void> {
+    for (let at = 0; at < data.length; at += chunkBytes) {
+      while (this.#window <= 0 && !this.#closed && !this.#signal.aborted) {
+        await new Promise<void>((resolve) => {
+          this.#wake = resolve;
+        });
+      }
+      if (this.#closed || this.#signal.aborted) return;
+      const part = data.subarray(at, at + chunkBytes);
+      this.#window -= part.length;
+      this.#stream.send(anyOf(DataSchema, { data: part }));
+    }
+  }
+
+  async end(): Promise<void> {
+    if (this.#closed || this.#signal.aborted) return;
+    this.#stream.end();
+    await this.#receiving;
+  }
+
+  async #receive(): Promise<void> {
     try {
-      for await (const any of stream.received) {
-        window += unpack(any, WindowUpdateSchema)?.update ?? 0;
-        wake();
+      for await (const any of this.#stream.received) {
+        this.#window += unpack(any, WindowUpdateSchema)?.update ?? 0;
+        this.#wake();
       }
     } catch {
       // The transfer's own error tells why.
     }
-    closed = true;
-    wake();
-  })();
-  signal.addEventListener("abort", () => wake(), { once: true });
-  let sent = 0;
-  for await (const chunk of data) {
-    sent += chunk.length;
-    if (sent > limit) {
-      throw new CapsuleError(
-        "exhausted",
-        "The archive does not fit on the capsule's disk. Remove images or workloads.",
-        {
-          reason: "DISK_FULL",
-        },
-      );
-    }
-    for (let at = 0; at < chunk.length; at += chunkBytes) {
-      while (window <= 0 && !closed && !signal.aborted) {
-        await new Promise<void>((resolve) => {
-          wake = resolve;
-        });
-      }
-      // containerd has what it needs, or has failed: its answer tells.
-      if (closed || signal.aborted) return;
-      const part = chunk.subarray(at, at + chunkBytes);
-      window -= part.length;
-      stream.send(anyOf(DataSchema, { data: part }));
-    }
+    this.#closed = true;
+    this.#wake();
   }
-  stream.end();
-  await receiving;
 }
 
 async function freeBytes(): Promise<number> {

@@ -1,6 +1,7 @@
 import type { Logger } from "pino";
 import type { RuntimeDriver } from "../driver.ts";
 import type { ImageStore } from "../images.ts";
+import { cleanLeases } from "./blobs.ts";
 import { connectContainerd } from "./client.ts";
 import { ContainerDriver } from "./driver.ts";
 import { cleanExecs } from "./exec.ts";
@@ -25,6 +26,7 @@ export async function openContainerd(options: {
   await cleanExecs();
   await proxyIdentity();
   const client = connectContainerd(socket);
+  await cleanLeases(client);
   const configs = new ImageConfigs(client);
   return {
     driver: new ContainerDriver({ client, configs, log, runtime }),
