@@ -25,6 +25,8 @@ import { VolumeController } from "./storage/volumes/controller.ts";
 import { Exports } from "./storage/volumes/exports.ts";
 import { Imports } from "./storage/volumes/imports.ts";
 import { VolumeManager } from "./storage/volumes/manager.ts";
+import { Repairs } from "./storage/volumes/repairs.ts";
+import { VolumeSessions } from "./storage/volumes/sessions.ts";
 import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
 import { startFront } from "./system/front.ts";
@@ -69,7 +71,19 @@ const volumeManager = new VolumeManager({ store, pools });
 const snapshots = new Snapshots({ store, pools, controller: volumes, log });
 const exports = new Exports(snapshots, log);
 const imports = new Imports({ store, pools, controller: volumes, manager: volumeManager, log });
-const reconciler = new Reconciler({ store, driver, images, network, volumes, pulls, workloadsDir, log });
+const sessions = new VolumeSessions({ driver, controller: volumes, log });
+const repairs = new Repairs({ store, pools, controller: volumes, snapshots });
+const reconciler = new Reconciler({
+  store,
+  driver,
+  images,
+  network,
+  volumes,
+  isOthers: (uid) => sessions.has(uid),
+  pulls,
+  workloadsDir,
+  log,
+});
 const manager = new WorkloadManager({
   store,
   images,
@@ -77,6 +91,7 @@ const manager = new WorkloadManager({
   allocate: (uid) => network.addressesOf(uid),
 });
 await volumes.start();
+await sessions.start();
 
 const server = await startServer({
   port,
@@ -91,7 +106,18 @@ const server = await startServer({
     router.service(
       VolumeService,
 
-      volumeService({ store, manager: volumeManager, controller: volumes, snapshots, exports, imports, storage }),
+      volumeService({
+        store,
+        manager: volumeManager,
+        controller: volumes,
+        snapshots,
+        exports,
+        imports,
+        repairs,
+        sessions,
+        driver,
+        storage,
+      }),
     );
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
     reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, ImageService]);
@@ -123,7 +149,7 @@ const stop = async (): Promise<void> => {
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
   await snapshots.stop();
-  await Promise.all([exports.stop(), imports.stop()]);
+  await Promise.all([exports.stop(), imports.stop(), sessions.stop()]);
   if (goingDown) await volumes.unmountAll();
   await volumes.stop();
   store.close();

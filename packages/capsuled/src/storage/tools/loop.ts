@@ -22,7 +22,8 @@ export async function withLoop<T>(file: string, work: (device: string) => Promis
 
 async function attach(file: string): Promise<string> {
   for (let attempt = 1; ; attempt++) {
-    const device = (await runTool(["losetup", "--find"])).trim();
+    // Of one that has no node yet it says "/dev/loop8 (lost)".
+    const device = (await runTool(["losetup", "--find"])).trim().split(" ")[0] ?? "";
     await ensureNode(device);
     try {
       await runTool(["losetup", device, file]);

@@ -179,6 +179,12 @@ export class VolumeController {
     );
   }
 
+  /** Those of the holders that are no workloads: shells, copies, repairs. */
+  sessionsOf(uid: string): string[] {
+    const { workloads } = this.#options.store;
+    return [...(this.#holders.get(uid) ?? [])].filter((holder) => workloads.byUid(holder) === undefined);
+  }
+
   /**
    * Mounts what a workload wants, in their order, and holds it for the workload until `release`. Returns directories of the
    * capsule. Throws CapsuleError: `notFound` for a volume that does not exist, `unavailable` for one that is not ready,
@@ -191,6 +197,13 @@ export class VolumeController {
       const uid = store.volumes.get(volume)?.uid;
       if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
       const target = await this.exclusive(uid, async () => {
+        const others = this.sessionsOf(uid);
+        if (others.length > 0) {
+          throw new CapsuleError("unavailable", `volume "${volume}" is in use by ${others.join(", ")}`, {
+            reason: "VOLUME_IN_USE",
+            metadata: { volume },
+          });
+        }
         this.hold(uid, workloadUid);
         return await this.mount(uid);
       });
