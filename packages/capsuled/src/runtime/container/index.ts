@@ -7,6 +7,7 @@ import { cleanExecs } from "./exec.ts";
 import { proxyIdentity } from "./forwarder.ts";
 import { ImageConfigs } from "./image-config.ts";
 import { ContainerdImages } from "./images.ts";
+import { cleanViews } from "./view.ts";
 
 export interface ContainerRuntime {
   readonly driver: RuntimeDriver;
@@ -26,6 +27,7 @@ export async function openContainerd(options: {
   await proxyIdentity();
   const client = connectContainerd(socket);
   const configs = new ImageConfigs(client);
+  await cleanViews();
   return {
     driver: new ContainerDriver({ client, configs, log, runtime }),
     images: new ContainerdImages(client, configs, log),
