@@ -87,6 +87,8 @@ const table: Readonly<Record<string, Expected>> = {
   "VolumeService/StatVolumePath": "operator",
   "VolumeService/CopyIntoVolume": "operator",
   "VolumeService/CopyOutOfVolume": "operator",
+  "PoolService/ListPools": "viewer",
+  "PoolService/SetPool": "admin",
   "ImageService/ListImages": "viewer",
   "ImageService/PullImage": "operator",
   "ImageService/PushImage": "operator",
