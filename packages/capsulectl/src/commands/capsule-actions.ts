@@ -5,7 +5,7 @@ import {
   type Disk,
   type Filesystem,
   GetInfoResponseSchema,
-  type PoolUsage,
+  type Pool,
   SystemLogLineSchema,
   SystemStatsResponseSchema,
 } from "@capsule/api";
@@ -31,7 +31,8 @@ export async function info({ capsule: chosen, format }: Globals): Promise<void> 
       ["Workloads", `${answer.workloads}, ${answer.workloadsRunning} running`],
       ["Addresses", answer.addresses.join(", ")],
       ["Fingerprint", answer.fingerprint],
-      ["Storage", [...answer.filesystems.map(filesystemText), ...answer.pools.map(poolText)].join(", ")],
+      ["Storage", answer.filesystems.map(filesystemText).join(", ")],
+      ["Pools", answer.pools.length === 0 ? "" : `${answer.pools.map(poolText).join(", ")}, ${answer.volumes} volumes`],
       ["Disks", answer.disks.map(diskText).join(", ")],
       [
         "Services",
@@ -171,9 +172,8 @@ function filesystemText({ mountPath, usedBytes, sizeBytes }: Filesystem): string
   return `${mountPath} ${bytes(usedBytes)} of ${bytes(sizeBytes)}`;
 }
 
-function poolText({ name, usedBytes, sizeBytes, metadataPercent }: PoolUsage): string {
-  const metadata = metadataPercent > 0 ? ` (metadata ${metadataPercent.toFixed(0)} %)` : "";
-  return `pool ${name} ${bytes(usedBytes)} of ${bytes(sizeBytes)}${metadata}`;
+function poolText({ name, usedBytes, sizeBytes }: Pool): string {
+  return `${name} ${bytes(usedBytes)} of ${bytes(sizeBytes)}`;
 }
 
 function diskText({ name, model, sizeBytes, system, removable }: Disk): string {

@@ -10,7 +10,7 @@ import { basename as posixBasename, dirname as posixDirname } from "node:path/po
 import { PassThrough, type Readable } from "node:stream";
 import { text } from "node:stream/consumers";
 import { create } from "@bufbuild/protobuf";
-import { type CopyInRequest, CopyInRequestSchema, FileType } from "@capsule/api";
+import { type CopyInRequest, CopyInRequestSchema, FileType, type StatPathResponse } from "@capsule/api";
 import { writeAll } from "@capsule/api/write-all.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { CliError, exitCode } from "../errors.ts";
@@ -18,10 +18,12 @@ import type { Globals } from "../globals.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { bytes, note } from "../output.ts";
 import { Progress } from "../progress.ts";
+import { reasonOf } from "../rpc-errors.ts";
 import { type Capsule, withCapsule } from "../session.ts";
 import { disarm, discard, placeAs, placeInto } from "../unpacked.ts";
 
 interface Remote {
+  readonly kind: "workload" | "volume";
   readonly name: string;
   readonly path: string;
 }
@@ -31,22 +33,28 @@ export async function copy({ capsule: chosen }: Globals, source: string, destina
   await withCapsule(chosen, async (capsule) => {
     if (from === undefined && to !== undefined) await copyIn(capsule, source, to);
     else if (from !== undefined && to === undefined) await copyOut(capsule, from, destination);
-    else throw new CliError("one side of a copy is WORKLOAD:/path, the other a path here", exitCode.usage);
+    else
+      throw new CliError(
+        "one side of a copy is WORKLOAD:/path or volume/NAME:/path, the other a path here",
+        exitCode.usage,
+      );
   });
 }
 
-/** `web:/etc/x`. A path here with a colon is written ./a:/b. */
+/** `web:/etc/x`, or `volume/data:/x`. A path here with a colon is written ./a:/b. */
 function remoteOf(text: string): Remote | undefined {
-  const match = /^([a-z0-9][a-z0-9-]{0,62}):(\/.*)$/s.exec(text);
-  return match === null ? undefined : { name: match[1] ?? "", path: match[2] ?? "" };
+  const match = /^(volume\/)?([a-z0-9][a-z0-9-]{0,62}):(\/.*)$/s.exec(text);
+  if (match === null) return undefined;
+  return { kind: match[1] === undefined ? "workload" : "volume", name: match[2] ?? "", path: match[3] ?? "" };
 }
 
-async function copyIn(capsule: Capsule, source: string, { name, path }: Remote): Promise<void> {
+async function copyIn(capsule: Capsule, source: string, remote: Remote): Promise<void> {
+  const { name, path } = remote;
   if (!existsSync(source)) throw new CliError(`${source} does not exist`, exitCode.notFound);
   const isTree = statSync(source).isDirectory();
   // `dir/.` is what is in the directory.
   const contents = isTree && /(^|\/)\.$/.test(source);
-  const isDirectory = (await typeOf(capsule, name, path)) === FileType.DIRECTORY;
+  const isDirectory = (await typeOf(capsule, remote)) === FileType.DIRECTORY;
   if (!isDirectory && path.endsWith("/")) throw new CliError(`${name} has no directory ${path}`, exitCode.notFound);
   const absolute = resolve(source);
   const tar = startTar(
@@ -67,7 +75,9 @@ async function copyIn(capsule: Capsule, source: string, { name, path }: Remote):
       }
       await tar.ended;
     };
-    const { bytes: count } = await capsule.workloads.copyIn(requests());
+    const { bytes: count } = await (remote.kind === "volume"
+      ? capsule.volumes.copyIntoVolume(requests())
+      : capsule.workloads.copyIn(requests()));
     progress.end();
     note(`${bytes(count)} copied`);
   } finally {
@@ -76,8 +86,9 @@ async function copyIn(capsule: Capsule, source: string, { name, path }: Remote):
   }
 }
 
-async function copyOut(capsule: Capsule, { name, path }: Remote, destination: string): Promise<void> {
-  const type = await typeOf(capsule, name, path);
+async function copyOut(capsule: Capsule, remote: Remote, destination: string): Promise<void> {
+  const { name, path } = remote;
+  const type = await typeOf(capsule, remote);
   if (type === undefined) throw new CliError(`${name} has no ${path}`, exitCode.notFound);
   const isDirectory = existsSync(destination) && statSync(destination).isDirectory();
   const parent = isDirectory ? destination : dirname(resolve(destination));
@@ -94,7 +105,11 @@ async function copyOut(capsule: Capsule, { name, path }: Remote, destination: st
   try {
     let received = 0;
     const data = async function* (): AsyncGenerator<Uint8Array> {
-      for await (const { data: chunk } of capsule.workloads.copyOut({ name, path })) {
+      const chunks =
+        remote.kind === "volume"
+          ? capsule.volumes.copyOutOfVolume({ name, path })
+          : capsule.workloads.copyOut({ name, path });
+      for await (const { data: chunk } of chunks) {
         received += chunk.length;
         progress.update(received, 0);
         yield chunk;
@@ -123,25 +138,24 @@ async function copyOut(capsule: Capsule, { name, path }: Remote, destination: st
   }
 }
 
-async function typeOf({ workloads }: Capsule, name: string, path: string): Promise<FileType | undefined> {
+async function typeOf(capsule: Capsule, remote: Remote): Promise<FileType | undefined> {
+  const { kind, name, path } = remote;
+  const stat = async (at: string): Promise<StatPathResponse> =>
+    kind === "volume"
+      ? await capsule.volumes.statVolumePath({ name, path: at })
+      : await capsule.workloads.statPath({ name, path: at });
   try {
-    const found = await workloads.statPath({ name, path });
+    const found = await stat(path);
     if (found.type !== FileType.SYMLINK) return found.type;
     // What a link leads to, as a path that ends in a slash is resolved.
-    const target = await workloads.statPath({ name, path: `${path}/.` }).catch(() => undefined);
+    const target = await stat(`${path}/.`).catch(() => undefined);
     return target?.type ?? FileType.SYMLINK;
   } catch (error) {
-    if (error instanceof ConnectError && error.code === Code.NotFound && (await exists(workloads, name)))
+    // The path is missing, and not the workload or the volume.
+    if (error instanceof ConnectError && error.code === Code.NotFound && reasonOf(error) === "NO_PATH")
       return undefined;
     throw error;
   }
-}
-
-async function exists(workloads: Capsule["workloads"], name: string): Promise<boolean> {
-  return await workloads.getWorkload({ name }).then(
-    () => true,
-    () => false,
-  );
 }
 
 interface Tar {

@@ -1,9 +1,9 @@
 import { constants } from "node:os";
 import { create } from "@bufbuild/protobuf";
-import { type ExecRequest, ExecRequestSchema } from "@capsule/api";
+import { type ExecRequest, ExecRequestSchema, type ExecResponse } from "@capsule/api";
 import { CliError, exitCode, QuietExit } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { withCapsule } from "../session.ts";
+import { type Capsule, withCapsule } from "../session.ts";
 import { write } from "./logs-actions.ts";
 
 export interface ExecOptions {
@@ -30,8 +30,33 @@ export async function exec(
   const tty = options.tty === true;
   if (tty && !process.stdin.isTTY)
     throw new CliError("-t needs a terminal on standard input; leave it out for a pipe", exitCode.usage);
+  const call = (capsule: Capsule, requests: Requests): AsyncIterable<ExecResponse> => capsule.workloads.exec(requests);
+  await run(chosen, name, command, options, call);
+}
+
+/** A shell, or a command, with a volume at /mnt. */
+export async function shell(
+  { capsule: chosen }: Globals,
+  volume: string,
+  words: string[],
+  { readOnly = false }: { readOnly?: boolean },
+): Promise<void> {
+  const command = words[0] === "--" ? words.slice(1) : words;
+  const tty = command.length === 0 && process.stdin.isTTY === true;
+  const call = (capsule: Capsule, requests: Requests): AsyncIterable<ExecResponse> => capsule.volumes.shell(requests);
+  await run(chosen, volume, command.length === 0 ? ["/bin/sh"] : command, { stdin: true, tty, readOnly }, call);
+}
+
+async function run(
+  chosen: string | undefined,
+  name: string,
+  command: string[],
+  options: ExecOptions & { readonly readOnly?: boolean },
+  call: (capsule: Capsule, requests: Requests) => AsyncIterable<ExecResponse>,
+): Promise<void> {
+  const tty = options.tty === true;
   const withInput = options.stdin === true || tty;
-  const code = await withCapsule(chosen, async ({ workloads }) => {
+  const code = await withCapsule(chosen, async (capsule) => {
     const requests = new Requests();
     requests.push({
       case: "start",
@@ -45,13 +70,14 @@ export async function exec(
         workingDir: options.workdir ?? "",
         user: options.user ?? "",
         privileged: options.privileged === true,
+        readOnly: options.readOnly === true,
         ...(tty ? { size: terminalSize() } : {}),
       },
     });
     const local = new LocalTerminal(requests, withInput, tty);
     try {
       let exit: number | undefined;
-      for await (const { output } of workloads.exec(requests)) {
+      for await (const { output } of call(capsule, requests)) {
         if (output.case === "started") local.start();
         else if (output.case === "stdout") await write(process.stdout, output.value);
         else if (output.case === "stderr") await write(process.stderr, output.value);

@@ -1,8 +1,15 @@
-import { ListVolumesResponseSchema, type Volume, VolumePhase, VolumeSchema } from "@capsule/api";
+import {
+  CheckVolumeResponseSchema,
+  ListVolumesResponseSchema,
+  RepairVolumeResponseSchema,
+  type Volume,
+  VolumePhase,
+  VolumeSchema,
+} from "@capsule/api";
 import { defaultWaitMs } from "../duration.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { age, bytes, type Column, labelsOf, note, print, printDone, printMessage } from "../output.ts";
+import { age, bytes, type Column, labelsOf, note, print, printDone, printMessage, say } from "../output.ts";
 import { withCapsule } from "../session.ts";
 import { numberOption, sizeOption } from "../size.ts";
 import { waitForVolume, waitUntilVolumesGone } from "../volume-wait.ts";
@@ -102,6 +109,31 @@ export async function remove(
       format,
       names.map((name) => ({ kind: "volume", name, action })),
     );
+  });
+}
+
+/** e2fsck of a large volume takes its time. */
+const checkMs = 12 * 3_600_000;
+
+export async function check({ capsule: chosen, format }: Globals, name: string): Promise<void> {
+  const { clean } = await withCapsule(chosen, async ({ volumes }) => {
+    const response = await volumes.checkVolume({ name }, { timeoutMs: checkMs });
+    if (format === "json" || format === "yaml") await printMessage(format, CheckVolumeResponseSchema, response);
+    else say(response.clean ? `volume/${name} is clean` : response.report);
+    return response;
+  });
+  if (!clean) throw new CliError(`volume "${name}" is damaged`);
+}
+
+export async function repair({ capsule: chosen, format }: Globals, name: string): Promise<void> {
+  await withCapsule(chosen, async ({ volumes }) => {
+    const response = await volumes.repairVolume({ name }, { timeoutMs: checkMs });
+    if (format === "json" || format === "yaml") return await printMessage(format, RepairVolumeResponseSchema, response);
+    if (response.report !== "") say(response.report);
+    const action = response.changed ? "repaired" : "had nothing to repair";
+    await printDone(format, [
+      { kind: "volume", name, action: `${action}; what it held before is snapshot ${response.before}` },
+    ]);
   });
 }
 

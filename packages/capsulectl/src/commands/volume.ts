@@ -9,7 +9,8 @@ export function addVolumeCommands(program: Command): void {
   const volume = program
     .command("volume")
     .alias("vol")
-    .description("filesystems that outlive the workloads that mount them");
+    .description("filesystems that outlive the workloads that mount them")
+    .enablePositionalOptions();
   volume
     .command("create <name>")
     .description("make a volume and wait until it is there; manifests make them too (kind: Volume)")
@@ -105,5 +106,26 @@ export function addVolumeCommands(program: Command): void {
     .option("--pool <name>", "the pool to make it in (default: the default pool)")
     .action(async (name: string, file: string, options: { size?: string; pool?: string }, command: Command) => {
       await (await transferActions()).importVolume(globalsOf(command), name, file, options);
+    });
+  volume
+    .command("mount <name> [command...]")
+    .description(
+      "a shell, or a command, with the volume at /mnt and the capsule's own tools, while no workload uses it",
+    )
+    .option("--read-only", "let nothing be changed")
+    .action(async (name: string, words: string[], options: { readOnly?: boolean }, command: Command) => {
+      await (await import("./exec-actions.ts")).shell(globalsOf(command), name, words, options);
+    });
+  volume
+    .command("check <name>")
+    .description("tell what e2fsck finds in a volume, used or not; changes nothing, ends with 1 when it is damaged")
+    .action(async (name: string, _: object, command: Command) => {
+      await (await actions()).check(globalsOf(command), name);
+    });
+  volume
+    .command("repair <name>")
+    .description("let e2fsck repair a volume that nobody uses; what it held before is kept as a snapshot")
+    .action(async (name: string, _: object, command: Command) => {
+      await (await actions()).repair(globalsOf(command), name);
     });
 }

@@ -41,6 +41,8 @@ export interface ReconcilerOptions {
   readonly images: ImageStore;
   readonly network: Network;
   readonly volumes: VolumeController;
+  /** Whether an instance of no workload is somebody else's, and alive. */
+  readonly isOthers: (uid: string) => boolean;
   readonly pulls: Pulls;
   /** Directory of the workloads' own data, a directory each: logs. */
   readonly workloadsDir: string;
@@ -144,6 +146,7 @@ export class Reconciler {
     for (const { uid } of records) this.#queue.add(uid);
     for (const seen of all) {
       if (known.has(seen.uid) || store.workloads.byUid(seen.uid) !== undefined) continue;
+      if (this.#options.isOthers(seen.uid)) continue;
       log.warn({ uid: seen.uid, workload: seen.name }, "removing an instance of no workload");
       await driver.remove(seen.uid, this.#stopping.signal);
     }

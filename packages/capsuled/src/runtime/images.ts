@@ -59,6 +59,15 @@ export interface ImageStore {
     options: { readonly name: string | undefined },
     signal: AbortSignal,
   ): Promise<readonly ImageInfo[]>;
+  /**
+   * Calls `work` with a directory that shows the root filesystem of an unpacked image, read-only. Throws `precondition`
+   * when the image has nothing for this machine, `notFound` when it is not there.
+   */
+  withRoot<T>(
+    digest: string,
+    work: (root: { readonly directory: string; readonly platform: string }) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T>;
   /** Removes a name, or all names of a digest; content nothing refers to is collected before it resolves. */
   remove(reference: string): Promise<void>;
 }

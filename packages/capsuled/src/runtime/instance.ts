@@ -11,6 +11,8 @@ export interface Instance {
   readonly generation: number;
   /** Full reference, such as `docker.io/library/busybox:1`, and the digest that it had when resolved. */
   readonly image: { readonly reference: string; readonly digest: string };
+  /** Directory of the capsule that is its root, read-only and without what is mounted below, instead of the image's. */
+  readonly rootDir?: string;
   /** Replaces the image's entrypoint when not empty. */
   readonly command: readonly string[];
   readonly args: readonly string[];

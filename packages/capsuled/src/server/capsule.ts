@@ -8,8 +8,8 @@ import { type CapsuleService, Phase } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { type ServerIdentity, shortId } from "../auth/identity.ts";
-import { CapsuleError, messageOf } from "../errors.ts";
-import type { Pools } from "../storage/pool/pools.ts";
+import { CapsuleError } from "../errors.ts";
+import type { PoolWatch } from "../storage/pool/watch.ts";
 import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { Store } from "../store/store.ts";
 import type { Disk } from "../system/disks.ts";
@@ -18,6 +18,7 @@ import { readSystemLogs } from "../system/logs.ts";
 import type { Machine } from "../system/machine.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
+import { messageOfPool } from "./pool.ts";
 import { intervalMs, ticks } from "./ticks.ts";
 
 const run = promisify(execFile);
@@ -42,7 +43,8 @@ export function capsuleService({
   store,
   machine,
   storage,
-  pools,
+  poolWatch,
+  strangers,
   hardware,
   log,
 }: {
@@ -50,19 +52,21 @@ export function capsuleService({
   readonly store: Store;
   readonly machine: Machine;
   readonly storage: StorageStatus;
-  readonly pools: Pools;
+  readonly poolWatch: PoolWatch;
+  /** Disks of no volume, as POOL/NAME. */
+  readonly strangers: () => readonly string[];
   readonly hardware: Hardware | undefined;
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
     async getInfo() {
-      const [filesystems, init, versions, usage, disks, fills] = await Promise.all([
+      const [pools, filesystems, init, versions, usage, disks] = await Promise.all([
+        poolWatch.read(),
         readFilesystems(),
         initStatus().catch(() => undefined),
         componentVersions(),
         readUsage(),
         hardware?.disks() ?? [],
-        fillsOf(pools),
       ]);
       const full = filesystems.filter(({ sizeBytes, usedBytes }) => Number(usedBytes) > Number(sizeBytes) * fullRatio);
       const workloads = store.workloads.list();
@@ -84,12 +88,15 @@ export function capsuleService({
         workloads: workloads.length,
         workloadsRunning: workloads.filter(({ status }) => status.phase === Phase.RUNNING).length,
         filesystems,
+        pools: pools.map(messageOfPool),
+        volumes: store.volumes.list().length,
         warnings: [
           ...(storage.state === "ready" ? [] : [storage.message]),
           ...full.map(
             ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
           ),
-          ...fills.flatMap((fill) => ("fault" in fill ? [fill.fault] : [])),
+          ...pools.filter(({ message }) => message !== "").map(({ message }) => message),
+          ...strangers().map((name) => `The disk ${name} belongs to no volume; it was left alone`),
           ...(init === undefined ? ["capsule-init does not answer"] : init.configFaults),
         ],
         services: (init?.services ?? []).map(({ name, state, pid, restarts }) => ({
@@ -100,7 +107,6 @@ export function capsuleService({
         })),
         slot: hardware?.slot ?? "",
         disks,
-        pools: fills.flatMap((fill) => ("fault" in fill ? [] : [fill])),
       };
     },
     async *systemLogs({ services, follow, tail, since }, context) {
@@ -147,32 +153,6 @@ export function capsuleService({
       return {};
     },
   };
-}
-
-interface PoolFill {
-  readonly name: string;
-  readonly backend: string;
-  readonly sizeBytes: bigint;
-  readonly usedBytes: bigint;
-  readonly metadataPercent: number;
-}
-
-/** How full each pool is, or why that is not known. A pool that nobody has used yet is not there, and is left out. */
-async function fillsOf(pools: Pools): Promise<(PoolFill | { readonly fault: string })[]> {
-  const fills = await Promise.all(
-    pools.list().map(async (pool): Promise<PoolFill | { fault: string } | undefined> => {
-      try {
-        const backend = await pool.open(false);
-        if (backend === undefined) return undefined;
-        const { sizeBytes, usedBytes, metadataRatio } = await backend.usage();
-        const bytes = { sizeBytes: BigInt(sizeBytes), usedBytes: BigInt(Math.round(usedBytes)) };
-        return { name: pool.name, backend: pool.kind, ...bytes, metadataPercent: metadataRatio * 100 };
-      } catch (error) {
-        return { fault: `Pool "${pool.name}" cannot be used: ${messageOf(error)}` };
-      }
-    }),
-  );
-  return fills.filter((fill) => fill !== undefined);
 }
 
 async function goDown(kind: "reboot" | "poweroff", log: Logger): Promise<void> {

@@ -12,16 +12,20 @@ import {
 } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
+import type { RuntimeDriver } from "../runtime/driver.ts";
 import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { DiskFacts, VolumeController } from "../storage/volumes/controller.ts";
 import type { Exports } from "../storage/volumes/exports.ts";
 import type { Imports } from "../storage/volumes/imports.ts";
 import type { VolumeManager } from "../storage/volumes/manager.ts";
+import type { Repairs } from "../storage/volumes/repairs.ts";
+import type { VolumeSessions } from "../storage/volumes/sessions.ts";
 import type { SnapshotFacts, Snapshots } from "../storage/volumes/snapshots.ts";
 import type { Store } from "../store/store.ts";
 import type { VolumeRecord } from "../store/volumes.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
+import { volumeSession } from "./volume-session.ts";
 
 export interface VolumeServiceOptions {
   readonly store: Store;
@@ -30,6 +34,9 @@ export interface VolumeServiceOptions {
   readonly snapshots: Snapshots;
   readonly exports: Exports;
   readonly imports: Imports;
+  readonly repairs: Repairs;
+  readonly sessions: VolumeSessions;
+  readonly driver: RuntimeDriver;
   readonly storage: StorageStatus;
 }
 
@@ -40,6 +47,9 @@ export function volumeService({
   snapshots,
   exports,
   imports,
+  repairs,
+  sessions,
+  driver,
   storage,
 }: VolumeServiceOptions): ServiceImpl<typeof VolumeService> {
   const messageOf = (record: VolumeRecord, facts: ReadonlyMap<string, DiskFacts>): Volume => {
@@ -132,6 +142,15 @@ export function volumeService({
     async getImport({ importId }) {
       return { nextChunk: BigInt(imports.nextChunk(importId)) };
     },
+    async checkVolume({ name }) {
+      const { state, report } = await repairs.check(manager.get(name));
+      return { clean: state === "clean", report };
+    },
+    async repairVolume({ name }) {
+      const { state, report, before } = await repairs.repair(manager.get(name));
+      return { report, before, changed: state === "repaired" };
+    },
+    ...volumeSession({ manager, sessions, driver }),
     async setSnapshotSchedule({ volume, schedule, keep }) {
       return { volume: await described(manager.setSchedule(volume, schedule, keep)) };
     },

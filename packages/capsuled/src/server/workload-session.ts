@@ -5,7 +5,7 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 import { criLines } from "../logs/cri.ts";
 import { readLog } from "../logs/read.ts";
-import type { ExecSession, PathStat } from "../runtime/driver.ts";
+import type { ExecOptions, ExecSession, PathStat, RuntimeDriver } from "../runtime/driver.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
 import type { WorkloadServiceOptions } from "./workload.ts";
@@ -32,18 +32,7 @@ export function workloadSession({ manager, driver, workloadsDir }: WorkloadServi
       const { first, rest } = await splitFirst(requests);
       if (first?.input.case !== "start") throw firstMustBeStart();
       const start = first.input.value;
-      const session = await driver.exec(manager.get(start.name).uid, execOptions(start));
-      const end = (): void => void session.dispose();
-      signal.addEventListener("abort", end, { once: true });
-      try {
-        yield { output: { case: "started" as const, value: true } };
-        void feed(session, rest);
-        for await (const { from, data } of merged(session)) yield { output: { case: from, value: data } };
-        yield { output: { case: "exitCode" as const, value: await session.exited } };
-      } finally {
-        signal.removeEventListener("abort", end);
-        await session.dispose();
-      }
+      yield* execute(driver, manager.get(start.name).uid, start, rest, signal);
     },
     async statPath({ name, path }) {
       const found = await driver.statPath(manager.get(name).uid, checkedPath(path));
@@ -53,8 +42,7 @@ export function workloadSession({ manager, driver, workloadsDir }: WorkloadServi
           metadata: { path },
         });
       }
-      const { mode, sizeBytes: size, linkTarget } = found;
-      return { type: fileTypes[found.type], mode, size, linkTarget };
+      return statOf(found);
     },
     async copyIn(requests, context) {
       const { first, rest } = await splitFirst(requests);
@@ -73,7 +61,45 @@ export function workloadSession({ manager, driver, workloadsDir }: WorkloadServi
   };
 }
 
-function execOptions(start: ExecStart): Parameters<Parameters<typeof workloadSession>[0]["driver"]["exec"]>[1] {
+/** A command in an instance, from its start to its exit code. */
+export async function* execute(
+  driver: RuntimeDriver,
+  uid: string,
+  start: ExecStart,
+  rest: AsyncIterable<ExecRequest>,
+  signal: AbortSignal,
+): AsyncGenerator<ExecOutput> {
+  const session = await driver.exec(uid, execOptions(start));
+  const end = (): void => void session.dispose();
+  signal.addEventListener("abort", end, { once: true });
+  try {
+    yield { output: { case: "started", value: true } };
+    void feed(session, rest);
+    for await (const { from, data } of merged(session)) yield { output: { case: from, value: data } };
+    yield { output: { case: "exitCode", value: await session.exited } };
+  } finally {
+    signal.removeEventListener("abort", end);
+    await session.dispose();
+  }
+}
+
+export interface ExecOutput {
+  readonly output:
+    | { readonly case: "started"; readonly value: boolean }
+    | { readonly case: "stdout" | "stderr"; readonly value: Uint8Array }
+    | { readonly case: "exitCode"; readonly value: number };
+}
+
+export function statOf({ type, mode, sizeBytes: size, linkTarget }: PathStat): {
+  type: FileType;
+  mode: number;
+  size: bigint;
+  linkTarget: string;
+} {
+  return { type: fileTypes[type], mode, size, linkTarget };
+}
+
+function execOptions(start: ExecStart): ExecOptions {
   if (start.command.length === 0) {
     const description = "a command is needed";
     throw new CapsuleError("invalid", description, { violations: [{ path: "command", description }] });
@@ -135,12 +161,12 @@ async function* merged(session: ExecSession): AsyncGenerator<Output> {
   }
 }
 
-function checkedPath(path: string): string {
+export function checkedPath(path: string): string {
   if (path.startsWith("/") && path.length < 4_096 && !path.includes("\0")) return path;
   const description = "an absolute path is needed";
   throw new CapsuleError("invalid", `path: ${description}`, { violations: [{ path: "path", description }] });
 }
 
-function firstMustBeStart(): CapsuleError {
+export function firstMustBeStart(): CapsuleError {
   return new CapsuleError("invalid", "The first message of the stream must be `start`.", { reason: "NO_START" });
 }

@@ -126,4 +126,23 @@ export const migrations: readonly string[] = [
     UNIQUE (volume_uid, name)
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  -- Root filesystems of images as disks, one for each image and platform, and the disks of microVMs that were made of them.
+  CREATE TABLE image_bases (
+    digest TEXT NOT NULL,
+    platform TEXT NOT NULL,
+    disk_uid TEXT NOT NULL UNIQUE,
+    size_bytes INTEGER NOT NULL,
+    last_used_at INTEGER NOT NULL,
+    deleting INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (digest, platform)
+  ) STRICT, WITHOUT ROWID;
+
+  CREATE TABLE root_disks (
+    owner TEXT PRIMARY KEY,
+    disk_uid TEXT NOT NULL UNIQUE,
+    digest TEXT NOT NULL,
+    deleting INTEGER NOT NULL DEFAULT 0
+  ) STRICT, WITHOUT ROWID;
+  `,
 ];

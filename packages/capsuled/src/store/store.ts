@@ -9,6 +9,7 @@ import { ChangeFeed } from "./changes.ts";
 import { Database } from "./database.ts";
 import { EventRepository } from "./events.ts";
 import { HostPortRepository } from "./host-ports.ts";
+import { ImageBaseRepository } from "./image-bases.ts";
 import { KeyRepository } from "./keys.ts";
 import { MetaRepository } from "./meta.ts";
 import { RegistryRepository } from "./registries.ts";
@@ -26,6 +27,7 @@ export class Store {
   readonly volumes: VolumeRepository;
   readonly volumeClaims: VolumeClaimRepository;
   readonly snapshots: SnapshotRepository;
+  readonly imageBases: ImageBaseRepository;
   readonly keys: KeyRepository;
   readonly events: EventRepository;
   readonly audit: AuditRepository;
@@ -42,6 +44,7 @@ export class Store {
     this.volumes = new VolumeRepository(this.#db, this.changes);
     this.volumeClaims = new VolumeClaimRepository(this.#db);
     this.snapshots = new SnapshotRepository(this.#db);
+    this.imageBases = new ImageBaseRepository(this.#db);
     this.keys = new KeyRepository(this.#db, this.changes);
     this.events = new EventRepository(this.#db, this.changes);
     this.audit = new AuditRepository(this.#db);

@@ -5,12 +5,13 @@
  */
 
 import type { Readable } from "node:stream";
+import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
-import { CapsuleError } from "../../errors.ts";
+import { CapsuleError, messageOf } from "../../errors.ts";
 import type { Container } from "../../gen/containerd/github.com/containerd/containerd/api/services/containers/v1/containers_pb.js";
-import type { Mount } from "../../gen/containerd/github.com/containerd/containerd/api/types/mount_pb.js";
+import { type Mount, MountSchema } from "../../gen/containerd/github.com/containerd/containerd/api/types/mount_pb.js";
 import { type Process, Status } from "../../gen/containerd/github.com/containerd/containerd/api/types/task/task_pb.js";
 import { OptionsSchema } from "../../gen/containerd/github.com/containerd/containerd/runtime/v2/runc/options/oci_pb.js";
 import type {
@@ -38,7 +39,7 @@ import {
   translated,
 } from "./client.ts";
 import { startExec } from "./exec.ts";
-import type { ImageConfigs } from "./image-config.ts";
+import type { ImageConfig, ImageConfigs } from "./image-config.ts";
 import { startTimeOf } from "./process.ts";
 import { signalNumber } from "./signals.ts";
 import { idRangeOf, SPEC_TYPE, specOf } from "./spec.ts";
@@ -205,9 +206,10 @@ export class ContainerDriver implements RuntimeDriver {
 
   /** Snapshot and container record of an instance; returns the mounts of its root filesystem. */
   async #create(instance: Instance, signal: AbortSignal): Promise<Mount[]> {
-    const { uid, image } = instance;
-    const config = await this.#configs.get(image.digest, signal);
-    const mounts = await this.#prepareSnapshot(uid, config.chainId, signal);
+    const { uid, image, rootDir } = instance;
+    const config = rootDir === undefined ? await this.#configs.get(image.digest, signal) : noImage;
+    const mounts =
+      rootDir === undefined ? await this.#prepareSnapshot(uid, config.chainId, signal) : [directoryMount(rootDir)];
     const user = await resolveUser(instance.user ?? config.user, (path) => readFromLayers(layersOf(mounts), path));
     const ids = instance.container.userNamespace ? idRangeOf(uid) : undefined;
     if (ids !== undefined) await shiftOwners(uid, mounts, ids);
@@ -225,8 +227,7 @@ export class ContainerDriver implements RuntimeDriver {
           },
           runtime: { name: runtimeName, options: anyOf(OptionsSchema, { binaryName: this.#runtime }) },
           spec: jsonAny(SPEC_TYPE, spec),
-          snapshotter: SNAPSHOTTER,
-          snapshotKey: uid,
+          ...(rootDir === undefined ? { snapshotter: SNAPSHOTTER, snapshotKey: uid } : {}),
         },
       },
       { signal },
@@ -303,8 +304,9 @@ export class ContainerDriver implements RuntimeDriver {
           if (isAbandoned(uid)) await removeAbandoned(uid);
           return;
         }
-        // Still alive: FailedPrecondition. Its end takes a moment.
-        if (!isCode(error, Code.FailedPrecondition) || attempt > 100) throw error;
+        // Still alive: containerd says FailedPrecondition, its shim "cannot delete a running process". Its end takes a moment.
+        const lives = isCode(error, Code.FailedPrecondition) || /running process/.test(messageOf(error));
+        if (!lives || attempt > 100) throw error;
         await this.#kill(uid, 9, true);
         await new Promise((resolve) => setTimeout(resolve, 20 + attempt));
       }
@@ -326,6 +328,24 @@ export class ContainerDriver implements RuntimeDriver {
     if (task?.process?.status === Status.RUNNING) return task.process.pid;
     throw new CapsuleError("precondition", "The container does not run. Start it first.", { reason: "NOT_RUNNING" });
   }
+}
+
+/** What a root without an image says of how it is run. */
+const noImage: ImageConfig = {
+  platform: "",
+  entrypoint: [],
+  cmd: [],
+  env: [],
+  user: "",
+  workingDir: "",
+  stopSignal: undefined,
+  chainId: "",
+  sizeBytes: 0n,
+};
+
+/** Not recursive: what is mounted below a directory of the capsule is its own. */
+function directoryMount(source: string): Mount {
+  return create(MountSchema, { type: "bind", source, options: ["bind", "ro"] });
 }
 
 function observedOf(container: Container, task: TaskState): Observed {

@@ -9,6 +9,7 @@ import type { ImageConfigs } from "./image-config.ts";
 import { importArchive } from "./import.ts";
 import { pullImage } from "./pull.ts";
 import { normalizeReference, registryOf } from "./reference.ts";
+import { withView } from "./view.ts";
 
 export class ContainerdImages implements ImageStore {
   readonly #client: Containerd;
@@ -66,6 +67,15 @@ export class ContainerdImages implements ImageStore {
     const wanted = name === undefined ? undefined : normalizeReference(name);
     const names = await importArchive(this.#client, this.#configs, data, wanted, signal, this.#log);
     return await Promise.all(names.map((one) => this.#named(one)));
+  }
+
+  async withRoot<T>(
+    digest: string,
+    work: (root: { readonly directory: string; readonly platform: string }) => Promise<T>,
+    signal: AbortSignal,
+  ): Promise<T> {
+    const { chainId, platform } = await this.#configs.get(digest, signal);
+    return await withView(this.#client, chainId, (directory) => work({ directory, platform }), signal);
   }
 
   async remove(reference: string): Promise<void> {

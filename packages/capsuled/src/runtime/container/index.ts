@@ -8,6 +8,7 @@ import { cleanExecs } from "./exec.ts";
 import { proxyIdentity } from "./forwarder.ts";
 import { ImageConfigs } from "./image-config.ts";
 import { ContainerdImages } from "./images.ts";
+import { cleanViews } from "./view.ts";
 
 export interface ContainerRuntime {
   readonly driver: RuntimeDriver;
@@ -28,6 +29,7 @@ export async function openContainerd(options: {
   const client = connectContainerd(socket);
   await cleanLeases(client);
   const configs = new ImageConfigs(client);
+  await cleanViews();
   return {
     driver: new ContainerDriver({ client, configs, log, runtime }),
     images: new ContainerdImages(client, configs, log),

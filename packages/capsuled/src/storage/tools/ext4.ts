@@ -12,8 +12,8 @@ export interface FormatOptions {
   readonly label: string;
   readonly ownerUid: number;
   readonly ownerGid: number;
-  /** Directory with what the filesystem holds at first. */
-  readonly content?: string;
+  /** Directory with what the filesystem holds at first, owners and attributes included, and how many files that is. */
+  readonly content?: { readonly directory: string; readonly files: number };
 }
 
 /**
@@ -23,7 +23,8 @@ export interface FormatOptions {
 export async function formatExt4(path: string, { label, ownerUid, ownerGid, content }: FormatOptions): Promise<void> {
   const extended = `nodiscard,root_owner=${ownerUid}:${ownerGid}`;
   const options = ["-q", "-F", "-t", "ext4", "-m", "1", "-O", "^orphan_file,^metadata_csum_seed", "-E", extended];
-  const from = content === undefined ? [] : ["-d", content];
+  const inodes = Math.ceil((content?.files ?? 0) * 1.5) + 10_000;
+  const from = content === undefined ? [] : ["-N", String(inodes), "-d", content.directory];
   await runTool(["mke2fs", ...options, "-L", label.slice(0, 16), ...from, path], "", formatMs);
   const file = await open(path, "r+");
   try {

@@ -22,8 +22,8 @@ export async function withLoop<T>(file: string, work: (device: string) => Promis
 
 async function attach(file: string): Promise<string> {
   for (let attempt = 1; ; attempt++) {
-    // "/dev/loop8 (lost)" where the kernel has the device and /dev has no node of it (losetup of util-linux 2.41).
-    const device = (await runTool(["losetup", "--find"])).trim().replace(/ \(lost\)$/, "");
+    // Of one that has no node yet it says "/dev/loop8 (lost)".
+    const device = (await runTool(["losetup", "--find"])).trim().split(" ")[0] ?? "";
     await ensureNode(device);
     try {
       await runTool(["losetup", device, file]);

@@ -22,6 +22,7 @@ import type { Disk } from "../pool/backend.ts";
 import type { Pools } from "../pool/pools.ts";
 import { thaw } from "../tools/freeze.ts";
 import { mountsBelow } from "../tools/mount.ts";
+import { Holders } from "./holders.ts";
 import { directoryIn, mountVolume } from "./mounts.ts";
 import { observe } from "./observe.ts";
 import { type Plan, plan, type Step } from "./plan.ts";
@@ -57,10 +58,7 @@ export class VolumeController {
   readonly #options: VolumeControllerOptions;
   readonly #queue: KeyedQueue;
   readonly #mutex = new KeyedMutex();
-  /** Who uses a volume now, by its uid: uids of workloads, or words for people such as "a check". */
-  readonly #holders = new Map<string, Set<string>>();
-  /** The same the other way round. */
-  readonly #heldBy = new Map<string, Set<string>>();
+  readonly #holders = new Holders();
   readonly #failures = new Map<
     string,
     { readonly count: number; readonly message: string; readonly retryAt: number }
@@ -148,8 +146,7 @@ export class VolumeController {
 
   /** Notes that somebody uses a volume, which keeps it mounted. */
   hold(uid: string, holder: string): void {
-    this.#holders.set(uid, (this.#holders.get(uid) ?? new Set()).add(holder));
-    this.#heldBy.set(holder, (this.#heldBy.get(holder) ?? new Set()).add(uid));
+    this.#holders.add(uid, holder);
   }
 
   /** Notes after a start of capsuled that a workload runs, and so holds the volumes that it claims. */
@@ -163,20 +160,22 @@ export class VolumeController {
 
   /** Ends what a workload holds; resolves when what nobody else holds is flushed and unmounted, or has failed to be. */
   async release(workloadUid: string): Promise<void> {
-    const held = [...(this.#heldBy.get(workloadUid) ?? [])];
-    await Promise.all(held.map((uid) => this.releaseVolume(uid, workloadUid)));
+    await Promise.all(this.#holders.heldBy(workloadUid).map((uid) => this.releaseVolume(uid, workloadUid)));
   }
 
   async releaseVolume(uid: string, holder: string): Promise<void> {
-    unpair(this.#holders, uid, holder);
-    unpair(this.#heldBy, holder, uid);
+    this.#holders.remove(uid, holder);
     await this.exclusive(uid, () => this.advance(uid));
   }
 
   holdersOf(uid: string): string[] {
-    return [...(this.#holders.get(uid) ?? [])].map(
-      (holder) => this.#options.store.workloads.byUid(holder)?.name ?? holder,
-    );
+    return this.#holders.of(uid).map((holder) => this.#options.store.workloads.byUid(holder)?.name ?? holder);
+  }
+
+  /** Those of the holders that are no workloads: shells, copies, repairs. */
+  sessionsOf(uid: string): string[] {
+    const { workloads } = this.#options.store;
+    return this.#holders.of(uid).filter((holder) => workloads.byUid(holder) === undefined);
   }
 
   /**
@@ -191,6 +190,13 @@ export class VolumeController {
       const uid = store.volumes.get(volume)?.uid;
       if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
       const target = await this.exclusive(uid, async () => {
+        const others = this.sessionsOf(uid);
+        if (others.length > 0) {
+          throw new CapsuleError("unavailable", `volume "${volume}" is in use by ${others.join(", ")}`, {
+            reason: "VOLUME_IN_USE",
+            metadata: { volume },
+          });
+        }
         this.hold(uid, workloadUid);
         return await this.mount(uid);
       });
@@ -227,7 +233,6 @@ export class VolumeController {
   /** Unmounts everything, for the capsule goes down. Nothing may be mounted afterwards. */
   async unmountAll(): Promise<void> {
     this.#holders.clear();
-    this.#heldBy.clear();
     this.settle();
     const uids = (await mountsBelow(volumeMountsDir)).map(({ target }) => target.slice(volumeMountsDir.length + 1));
     await Promise.all(uids.map((uid) => this.exclusive(uid, () => this.advance(uid))));
@@ -269,8 +274,8 @@ export class VolumeController {
 
   /** Whether a row speaks of a disk. */
   #isPromised({ uid }: Disk): boolean {
-    const { volumes, snapshots } = this.#options.store;
-    return volumes.ownerOfDisk(uid) !== undefined || snapshots.byDisk(uid) !== undefined;
+    const { volumes, snapshots, imageBases } = this.#options.store;
+    return volumes.ownerOfDisk(uid) !== undefined || snapshots.byDisk(uid) !== undefined || imageBases.hasDisk(uid);
   }
 
   async #pass(uid: string): Promise<void> {
@@ -330,7 +335,10 @@ export class VolumeController {
       uid,
       pools: this.#options.pools,
       // Until then everything counts as held: those who hold it have not been asked.
-      holders: this.#settled || this.#holders.has(uid) ? this.holdersOf(uid) : ["workloads that are being looked for"],
+      holders:
+        this.#settled || this.#holders.of(uid).length > 0
+          ? this.holdersOf(uid)
+          : ["workloads that are being looked for"],
       growsUnmountedOnly: this.#growsUnmountedOnly.has(uid),
       snapshots: this.#options.store.snapshots.of(uid).length,
       ownerOf: (disk) => {
@@ -390,8 +398,7 @@ export class VolumeController {
   }
 
   #forget(uid: string): void {
-    for (const holder of this.#holders.get(uid) ?? []) unpair(this.#heldBy, holder, uid);
-    this.#holders.delete(uid);
+    this.#holders.removeAll(uid);
     this.#failures.delete(uid);
     this.#growsUnmountedOnly.delete(uid);
   }
@@ -399,9 +406,4 @@ export class VolumeController {
   #event({ name }: VolumeRecord, type: EventType, reason: string, message: string): void {
     this.#options.store.events.add({ objectKind: "volume", objectName: name, type, reason, message, time: new Date() });
   }
-}
-
-function unpair(map: Map<string, Set<string>>, key: string, value: string): void {
-  map.get(key)?.delete(value);
-  if (map.get(key)?.size === 0) map.delete(key);
 }

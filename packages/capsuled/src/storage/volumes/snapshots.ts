@@ -153,7 +153,8 @@ export class Snapshots {
       return await controller.exclusive(volume.uid, async () => {
         await controller.advance(volume.uid);
         const holders = controller.holdersOf(volume.uid);
-        if (holders.length > 0) throw inUse(volume.name, holders);
+        if (holders.length > 0)
+          throw inUse(volume.name, holders, ", or use --stop, which stops it and starts it again");
         if (await isMounted(volumeMount(volume.uid)))
           throw new CapsuleError("unavailable", `Volume "${volume.name}" is still mounted. Try again.`);
         return await this.#exchange(volume, name);
@@ -344,7 +345,7 @@ async function diskOf(backend: PoolBackend, record: VolumeRecord): Promise<Disk>
 }
 
 /** UTC, such as 20261126-013000. */
-function stamp(date: Date): string {
+export function stamp(date: Date): string {
   return date.toISOString().slice(0, 19).replaceAll(/[-:]/g, "").replace("T", "-");
 }
 
@@ -368,10 +369,11 @@ function invalidName(name: string): CapsuleError {
   return new CapsuleError("invalid", description, { violations: [{ path: "name", description }] });
 }
 
-function inUse(volume: string, holders: readonly string[]): CapsuleError {
+/** `orElse`: what else may be done. */
+export function inUse(volume: string, holders: readonly string[], orElse: string): CapsuleError {
   return new CapsuleError(
     "precondition",
-    `Volume "${volume}" is in use by ${holders.join(", ")}. Stop that first, or use --stop, which stops it and starts it again.`,
+    `Volume "${volume}" is in use by ${holders.join(", ") || "somebody"}. Stop that first${orElse}.`,
     { reason: "VOLUME_IN_USE", metadata: { volume, workload: holders[0] ?? "" } },
   );
 }
