@@ -3,7 +3,14 @@ import assert from "node:assert/strict";
 import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
 import { after, before, describe, test } from "node:test";
 import type { DescMethod, DescService, Message } from "@bufbuild/protobuf";
-import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
+import {
+  CapsuleService,
+  IdentityService,
+  ImageService,
+  PoolService,
+  VolumeService,
+  WorkloadService,
+} from "@capsule/api";
 import { keyId } from "@capsule/api/key.ts";
 import { signToken, thumbprint } from "@capsule/api/token.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -21,6 +28,7 @@ const services: readonly DescService[] = [
   CapsuleService,
   WorkloadService,
   VolumeService,
+  PoolService,
   ImageService,
 ];
 /** They would do what they are asked to. */

@@ -8,6 +8,7 @@ import { addContextCommands } from "./commands/context.ts";
 import { addCopyCommand } from "./commands/copy.ts";
 import { addImageCommands } from "./commands/image.ts";
 import { addKeyCommands } from "./commands/key.ts";
+import { addPoolCommands } from "./commands/pool.ts";
 import { addVolumeCommands } from "./commands/volume.ts";
 import { addWorkloadCommands } from "./commands/workload.ts";
 import { CliError, exitCode, QuietExit } from "./errors.ts";
@@ -33,6 +34,7 @@ export function buildProgram(): Command {
   addWorkloadCommands(program);
   addCopyCommand(program);
   addVolumeCommands(program);
+  addPoolCommands(program);
   addImageCommands(program);
   addCapsuleCommands(program);
   addKeyCommands(program);

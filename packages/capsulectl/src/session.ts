@@ -1,6 +1,13 @@
 /** What a command works with: the capsule that was chosen, connected when it is first needed. */
 import { type Timestamp, timestampDate } from "@bufbuild/protobuf/wkt";
-import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
+import {
+  CapsuleService,
+  IdentityService,
+  ImageService,
+  PoolService,
+  VolumeService,
+  WorkloadService,
+} from "@capsule/api";
 import type { Client } from "@connectrpc/connect";
 import { type Context, parseHost, readConfig, readKey } from "./config.ts";
 import { type Connection, connect, useCapsuleTime } from "./connection.ts";
@@ -14,6 +21,7 @@ export interface Capsule {
   readonly capsule: Client<typeof CapsuleService>;
   readonly workloads: Client<typeof WorkloadService>;
   readonly volumes: Client<typeof VolumeService>;
+  readonly pools: Client<typeof PoolService>;
   readonly images: Client<typeof ImageService>;
 }
 
@@ -93,6 +101,7 @@ export function capsuleOf(name: string, connection: Connection): Capsule {
     capsule: connection.client(CapsuleService),
     workloads: connection.client(WorkloadService),
     volumes: connection.client(VolumeService),
+    pools: connection.client(PoolService),
     images: connection.client(ImageService),
   };
 }

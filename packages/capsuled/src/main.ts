@@ -1,7 +1,14 @@
 /** capsuled: wiring, nothing else. */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { CapsuleService, IdentityService, ImageService, VolumeService, WorkloadService } from "@capsule/api";
+import {
+  CapsuleService,
+  IdentityService,
+  ImageService,
+  PoolService,
+  VolumeService,
+  WorkloadService,
+} from "@capsule/api";
 import { readBoot } from "./auth/boot.ts";
 import { leewayS, maxLifetimeS } from "./auth/decide.ts";
 import { Gate } from "./auth/gate.ts";
@@ -17,10 +24,12 @@ import { capsuleService } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
+import { poolService } from "./server/pool.ts";
 import { reflection } from "./server/reflection.ts";
 import { volumeService } from "./server/volume.ts";
 import { workloadService } from "./server/workload.ts";
 import { openPools } from "./storage/pool/open.ts";
+import { PoolWatch } from "./storage/pool/watch.ts";
 import { VolumeController } from "./storage/volumes/controller.ts";
 import { Exports } from "./storage/volumes/exports.ts";
 import { Imports } from "./storage/volumes/imports.ts";
@@ -67,7 +76,12 @@ const { driver, images } = await openContainerd({ socket: "/run/containerd/conta
 const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
 const pools = await openPools();
 const volumes = new VolumeController({ store, pools, log });
-const volumeManager = new VolumeManager({ store, pools });
+const poolWatch = new PoolWatch({ store, pools, log });
+const volumeManager = new VolumeManager({
+  store,
+  pools,
+  refuseOvercommit: (pool, bytes) => poolWatch.refuseOvercommit(pool, bytes),
+});
 const snapshots = new Snapshots({ store, pools, controller: volumes, log });
 const exports = new Exports(snapshots, log);
 const imports = new Imports({ store, pools, controller: volumes, manager: volumeManager, log });
@@ -91,6 +105,7 @@ const manager = new WorkloadManager({
   allocate: (uid) => network.addressesOf(uid),
 });
 await volumes.start();
+await poolWatch.start();
 await sessions.start();
 
 const server = await startServer({
@@ -101,7 +116,10 @@ const server = await startServer({
   log,
   routes: (router) => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
-    router.service(CapsuleService, capsuleService({ identity, store, machine, storage, log }));
+    router.service(
+      CapsuleService,
+      capsuleService({ identity, store, machine, storage, poolWatch, strangers: () => volumes.strangers, log }),
+    );
     router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
     router.service(
       VolumeService,
@@ -119,8 +137,9 @@ const server = await startServer({
         storage,
       }),
     );
+    router.service(PoolService, poolService(poolWatch));
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
-    reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, ImageService]);
+    reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService]);
   },
 });
 log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
@@ -149,6 +168,7 @@ const stop = async (): Promise<void> => {
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
   await snapshots.stop();
+  poolWatch.stop();
   await Promise.all([exports.stop(), imports.stop(), sessions.stop()]);
   if (goingDown) await volumes.unmountAll();
   await volumes.stop();

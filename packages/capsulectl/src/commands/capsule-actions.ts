@@ -1,7 +1,13 @@
 import { createInterface } from "node:readline/promises";
 import { create, toJson } from "@bufbuild/protobuf";
 import { durationFromMs, durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
-import { type Filesystem, GetInfoResponseSchema, SystemLogLineSchema, SystemStatsResponseSchema } from "@capsule/api";
+import {
+  type Filesystem,
+  GetInfoResponseSchema,
+  type Pool,
+  SystemLogLineSchema,
+  SystemStatsResponseSchema,
+} from "@capsule/api";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { bytes, clean, note, print, printDone, printJson, printMessage, say, sayJson, span } from "../output.ts";
@@ -25,6 +31,7 @@ export async function info({ capsule: chosen, format }: Globals): Promise<void> 
       ["Addresses", answer.addresses.join(", ")],
       ["Fingerprint", answer.fingerprint],
       ["Disks", answer.filesystems.map(diskText).join(", ")],
+      ["Pools", `${answer.pools.map(poolText).join(", ")}, ${answer.volumes} volumes`],
       [
         "Services",
         answer.services
@@ -148,4 +155,8 @@ export async function version({ capsule: chosen, format }: Globals): Promise<voi
 
 function diskText({ mountPath, usedBytes, sizeBytes }: Filesystem): string {
   return `${mountPath} ${bytes(usedBytes)} of ${bytes(sizeBytes)}`;
+}
+
+function poolText({ name, usedBytes, sizeBytes }: Pool): string {
+  return `${name} ${bytes(usedBytes)} of ${bytes(sizeBytes)}`;
 }

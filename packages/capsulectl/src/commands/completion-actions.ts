@@ -90,7 +90,7 @@ async function names({ capsule: chosen }: Globals, command: Command, given: read
   if (group === "context") return Object.keys((await readConfig()).contexts);
   if (command.name() === "completion") return Object.keys(scripts);
   try {
-    return await withCapsule(chosen, async ({ workloads, volumes, images, identity }) => {
+    return await withCapsule(chosen, async ({ workloads, volumes, pools, images, identity }) => {
       if (command.name() === "cp")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => `${spec?.name ?? ""}:/`);
       if (group === "workload")
@@ -100,6 +100,7 @@ async function names({ capsule: chosen }: Globals, command: Command, given: read
       if (group === "volume" && ["create", "import"].includes(command.name())) return [];
       if (group === "volume" && position > 0 && command.name() === "export") return [];
       if (group === "volume") return (await volumes.listVolumes({})).volumes.map(({ spec }) => spec?.name ?? "");
+      if (group === "pool") return (await pools.listPools({})).pools.map(({ name }) => name);
       if (group === "image" && command.name() === "remove")
         return (await images.listImages({})).images.flatMap((image) => image.names);
       if (group === "registry") return (await images.listRegistries({})).registries.map(({ host }) => host);

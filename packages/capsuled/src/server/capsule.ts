@@ -8,6 +8,7 @@ import { type CapsuleService, Phase } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { type ServerIdentity, shortId } from "../auth/identity.ts";
+import type { PoolWatch } from "../storage/pool/watch.ts";
 import type { Store } from "../store/store.ts";
 import { initStatus, requestShutdown } from "../system/init.ts";
 import { readSystemLogs } from "../system/logs.ts";
@@ -15,6 +16,7 @@ import type { Machine } from "../system/machine.ts";
 import type { StorageStatus } from "../system/storage-status.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
+import { messageOfPool } from "./pool.ts";
 import { intervalMs, ticks } from "./ticks.ts";
 
 const run = promisify(execFile);
@@ -30,17 +32,23 @@ export function capsuleService({
   store,
   machine,
   storage,
+  poolWatch,
+  strangers,
   log,
 }: {
   readonly identity: ServerIdentity;
   readonly store: Store;
   readonly machine: Machine;
   readonly storage: StorageStatus;
+  readonly poolWatch: PoolWatch;
+  /** Disks of no volume, as POOL/NAME. */
+  readonly strangers: () => readonly string[];
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
     async getInfo() {
-      const [filesystems, init, versions, usage] = await Promise.all([
+      const [pools, filesystems, init, versions, usage] = await Promise.all([
+        poolWatch.read(),
         readFilesystems(),
         initStatus().catch(() => undefined),
         componentVersions(),
@@ -66,11 +74,15 @@ export function capsuleService({
         workloads: workloads.length,
         workloadsRunning: workloads.filter(({ status }) => status.phase === Phase.RUNNING).length,
         filesystems,
+        pools: pools.map(messageOfPool),
+        volumes: store.volumes.list().length,
         warnings: [
           ...(storage.state === "ready" ? [] : [storage.message]),
           ...full.map(
             ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
           ),
+          ...pools.filter(({ message }) => message !== "").map(({ message }) => message),
+          ...strangers().map((name) => `The disk ${name} belongs to no volume; it was left alone`),
           ...(init === undefined ? ["capsule-init does not answer"] : init.configFaults),
         ],
         services: (init?.services ?? []).map(({ name, state, pid, restarts }) => ({

@@ -16,6 +16,7 @@ import {
   ErrorInfoSchema,
   IdentityService,
   ImageService,
+  PoolService,
   Role,
   VolumeService,
   WorkloadService,
@@ -87,6 +88,8 @@ const table: Readonly<Record<string, Expected>> = {
   "VolumeService/StatVolumePath": "operator",
   "VolumeService/CopyIntoVolume": "operator",
   "VolumeService/CopyOutOfVolume": "operator",
+  "PoolService/ListPools": "viewer",
+  "PoolService/SetPool": "admin",
   "ImageService/ListImages": "viewer",
   "ImageService/PullImage": "operator",
   "ImageService/PushImage": "operator",
@@ -103,6 +106,7 @@ const services: readonly DescService[] = [
   CapsuleService,
   WorkloadService,
   VolumeService,
+  PoolService,
   ImageService,
 ];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];

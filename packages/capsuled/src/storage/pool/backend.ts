@@ -42,6 +42,7 @@ export interface PoolBackend {
    * capsuled. `create`: make the pool if it has never been there.
    */
   open(create: boolean): Promise<"open" | "absent">;
+  /** Of one that has not been made yet: what it would be. */
   usage(): Promise<PoolUsage>;
   /** All disks of ours, in no order. */
   list(): Promise<readonly Disk[]>;

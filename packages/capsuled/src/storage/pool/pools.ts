@@ -1,7 +1,7 @@
 /** The pools of this capsule. One so far: `default`. */
 import { CapsuleError, messageOf } from "../../errors.ts";
 import { defaultPool } from "../layout.ts";
-import type { BackendKind, PoolBackend } from "./backend.ts";
+import type { BackendKind, PoolBackend, PoolUsage } from "./backend.ts";
 
 export class Pool {
   readonly name: string;
@@ -32,6 +32,12 @@ export class Pool {
       this.#opening = undefined;
       throw error;
     }
+  }
+
+  /** How full it is; of one that has not been made, what it would be. Throws CapsuleError when it cannot be asked. */
+  async usage(): Promise<PoolUsage> {
+    await this.open(false);
+    return await this.#backend.usage();
   }
 
   /** As `open`, for a pool that must be there. */

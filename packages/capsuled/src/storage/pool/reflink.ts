@@ -60,6 +60,7 @@ export class ReflinkBackend implements PoolBackend {
   }
 
   async usage(): Promise<PoolUsage> {
+    if (!(await isMounted(this.#mount))) return await this.#prospect();
     const [own, host] = await Promise.all([statfs(this.#mount), statfs(dirname(this.#file))]);
     const usedBytes = (own.blocks - own.bfree) * own.bsize;
     // What the file may still take of its own filesystem counts too: others fill that as well.
@@ -149,16 +150,22 @@ export class ReflinkBackend implements PoolBackend {
     return await exclusiveBytesOf(await this.#existing(id));
   }
 
+  /** What a pool that has never been made would be. */
+  async #prospect(): Promise<PoolUsage> {
+    await mkdir(dirname(this.#file), { recursive: true, mode: 0o700 });
+    const { bavail, bsize } = await statfs(dirname(this.#file));
+    const sizeBytes = this.#sizeBytes ?? Math.min(maxPoolBytes, Math.floor(bavail * bsize * shareOfFree));
+    return { sizeBytes, usedBytes: 0, metadataRatio: 0 };
+  }
+
   /** Beside, then into place: a file at its place is a whole XFS. */
   async #make(): Promise<void> {
     const dir = dirname(this.#file);
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    const { bavail, bsize } = await statfs(dir);
-    const sizeBytes = this.#sizeBytes ?? Math.min(maxPoolBytes, Math.floor(bavail * bsize * shareOfFree));
+    const { sizeBytes } = await this.#prospect();
     if (sizeBytes < minXfsBytes) {
       throw new CapsuleError(
         "exhausted",
-        `${dir} has ${Math.floor((bavail * bsize) / 1024 ** 2)} MiB free; a pool for volumes needs 400 MiB. Make room: \`capsulectl image prune\` removes images that nothing uses.`,
+        `${dir} has room for a pool of ${Math.floor(sizeBytes / 1024 ** 2)} MiB; a pool for volumes needs 300 MiB. Make room: \`capsulectl image prune\` removes images that nothing uses.`,
         { reason: "NO_ROOM_FOR_POOL" },
       );
     }

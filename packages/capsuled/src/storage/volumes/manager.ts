@@ -17,17 +17,21 @@ const maxVolumes = 10_000;
 export interface VolumeManagerOptions {
   readonly store: Store;
   readonly pools: Pools;
+  /** Throws `exhausted` when a pool must not promise so many bytes more (pool/watch.ts). */
+  readonly refuseOvercommit?: (pool: string, moreBytes: number) => void;
   readonly now?: () => Date;
 }
 
 export class VolumeManager {
   readonly #store: Store;
   readonly #pools: Pools;
+  readonly #refuseOvercommit: (pool: string, moreBytes: number) => void;
   readonly #now: () => Date;
 
-  constructor({ store, pools, now = () => new Date() }: VolumeManagerOptions) {
+  constructor({ store, pools, refuseOvercommit = () => undefined, now = () => new Date() }: VolumeManagerOptions) {
     this.#store = store;
     this.#pools = pools;
+    this.#refuseOvercommit = refuseOvercommit;
     this.#now = now;
   }
 
@@ -52,6 +56,7 @@ export class VolumeManager {
     if (before.deleting) throw beingDeleted(spec.name);
     const faults = changeFaults(before.spec, spec);
     if (faults.length > 0) throw invalid(spec.name, faults);
+    this.#refuseGrowth(before, spec);
     return { before: before.spec, record: volumes.updateSpec(spec, this.#now()) };
   }
 
@@ -90,6 +95,7 @@ export class VolumeManager {
       const faults =
         fault === undefined ? changeFaults(before.spec, spec) : [{ path: "sizeBytes", description: fault }];
       if (faults.length > 0) throw invalid(name, faults);
+      this.#refuseGrowth(before, spec);
       return this.#store.volumes.updateSpec(spec, this.#now());
     });
   }
@@ -151,10 +157,16 @@ export class VolumeManager {
     return record;
   }
 
+  #refuseGrowth(before: VolumeRecord, { sizeBytes }: VolumeSpec): void {
+    const more = Number(sizeBytes - before.spec.sizeBytes);
+    if (more > 0) this.#refuseOvercommit(before.pool, more);
+  }
+
   #insert(spec: VolumeSpec, disk?: { readonly uid: string }): VolumeRecord {
     const { volumes } = this.#store;
     if (volumes.list().length >= maxVolumes)
       throw new CapsuleError("exhausted", `The capsule has ${maxVolumes} volumes, the most it takes; delete some.`);
+    this.#refuseOvercommit(this.#pools.get(spec.pool).name, Number(spec.sizeBytes));
     return volumes.insert(spec, this.#pools.get(spec.pool).name, this.#now(), disk);
   }
 }
