@@ -16,6 +16,7 @@ import {
   ErrorInfoSchema,
   IdentityService,
   ImageService,
+  PoolService,
   Role,
   VolumeService,
   WorkloadService,
@@ -106,6 +107,7 @@ const services: readonly DescService[] = [
   CapsuleService,
   WorkloadService,
   VolumeService,
+  PoolService,
   ImageService,
 ];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];
