@@ -4,8 +4,9 @@
  */
 import { existsSync } from "node:fs";
 import { mkdir, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { buildImages } from "../../test/images/build.ts";
 import { answersTls } from "../answers.ts";
 import { diskPath } from "../image.ts";
 import { buildKernel } from "../kernel.ts";
@@ -42,8 +43,15 @@ async function up(): Promise<void> {
     return;
   }
   await untilAnswers(machine, port(PORT, "PORT"));
-  console.log(machine.console().split("\n").slice(-12).join("\n"));
-  console.log(`\nThe API answers. Try:\n  ./capsulectl adopt 127.0.0.1:${PORT}\n  make qemu-stop`);
+  const shown = await machine.untilConsole(/^Any key/m, 30_000);
+  console.log(shown.slice(shown.lastIndexOf("\nCapsule: ")));
+  const images = await buildImages();
+  console.log(`The API answers. Try next:
+  ./capsulectl adopt 127.0.0.1:${PORT} --name machine
+  ./capsulectl image push ${relative(process.cwd(), images.get("hello") ?? "")}
+  ./capsulectl apply -f examples/hello.yaml --wait
+  curl http://127.0.0.1:8080/    (if it was started with FORWARD=8080)
+  make qemu-stop`);
 }
 
 async function optionsOf(): Promise<MachineOptions> {
