@@ -180,8 +180,8 @@ test("a damaged /perm: the API says so, nothing is formatted, and a repair that 
     assert.equal(unhurt.code, 1);
     assert.match(unhurt.stderr, /nothing to repair: \/perm is in use/);
     await capsule.ctl(["capsule", "hostname", "precious"]);
-    await host.machine.pressPower();
-    assert.ok(await host.machine.untilOff(60_000));
+    await capsule.ctl(["capsule", "shutdown", "--yes"]);
+    assert.ok(await host.machine.untilOff(60_000), "off within a minute");
     await hurtPerm(join(dir, "hurt/disk.raw"));
 
     await host.startAgain();
