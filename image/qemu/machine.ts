@@ -32,6 +32,8 @@ export interface MachineOptions {
   readonly firmware?: "uefi" | "bios";
   /** A TPM 2.0, whose state stays in `dir`. */
   readonly tpm?: boolean;
+  /** Ends with the process that started it, however that ends. */
+  readonly temporary?: boolean;
   /** Goes on from what `save` wrote, with the disks of that moment, instead of booting. */
   readonly from?: string;
 }
@@ -57,7 +59,9 @@ export class Machine {
     const tpmSocket = options.tpm === true ? await startTpm(dir) : undefined;
     const log = await open(join(dir, "qemu.log"), "a", 0o600);
     const onTerminal = options.serial === "stdio";
-    const child = spawn("qemu-system-x86_64", argumentsOf(options, variables, tpmSocket), {
+    const qemu = ["qemu-system-x86_64", ...argumentsOf(options, variables, tpmSocket)];
+    const [program = "", ...args] = options.temporary === true ? ["setpriv", "--pdeathsig", "KILL", ...qemu] : qemu;
+    const child = spawn(program, args, {
       detached: !onTerminal,
       stdio: onTerminal ? "inherit" : ["ignore", log.fd, log.fd],
     });

@@ -139,7 +139,14 @@ test("a foreign filesystem on PERM is left alone, and API and console say what t
 test("two disks with the same signature: it refuses to guess, and names both", { timeout: 200_000 }, async () => {
   const disks = ["one.raw", "two.raw"].map((name) => join(dir, name));
   for (const disk of disks) await copyDisk(diskPath, disk);
-  const machine = await Machine.start({ dir: join(dir, "twins"), disks, forwards: [], kvm: false, firmware: "bios" });
+  const machine = await Machine.start({
+    dir: join(dir, "twins"),
+    disks,
+    forwards: [],
+    kvm: false,
+    temporary: true,
+    firmware: "bios",
+  });
   try {
     await machine.untilConsole(/several disks have the signature b1a570ff: vda vdb/, 120_000);
   } finally {
@@ -160,6 +167,7 @@ test("a damaged slot is told on the console", { timeout: 200_000 }, async () => 
     disks: [disk],
     forwards: [],
     kvm: false,
+    temporary: true,
     firmware: "bios",
   });
   try {

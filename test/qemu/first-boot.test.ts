@@ -27,7 +27,13 @@ async function cutAtEveryStep(disk: string): Promise<void> {
   const random = new Random(seed);
   for (const step of steps) {
     // A directory each: the console of a boot must not be taken for that of the one before.
-    const machine = await Machine.start({ dir: join(dir, step), disks: [disk], forwards: [], kvm: false });
+    const machine = await Machine.start({
+      dir: join(dir, step),
+      disks: [disk],
+      forwards: [],
+      kvm: false,
+      temporary: true,
+    });
     await machine.untilConsole(new RegExp(`capsule: disk: ${step}`), 180_000);
     await sleep(random.below(longestStepMs));
     await machine.cutPower();

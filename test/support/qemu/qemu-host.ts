@@ -47,7 +47,7 @@ export class QemuHost implements Host {
     const options = { dir };
     const ports = { api: await freePort(), agent: await freePort() };
     const host = new QemuHost(options, ports, await powerOn(options, ports, saved.state));
-    await host.untilAgent();
+    await host.#untilAgentOrOff();
     // Its clock stood still.
     await host.exec(["date", "-u", "-s", `@${Math.round(Date.now() / 1000)}`]);
     return host;
@@ -63,8 +63,15 @@ export class QemuHost implements Host {
     await options.prepare?.(disk);
     const ports = { api: await freePort(), agent: await freePort() };
     const host = new QemuHost(options, ports, await powerOn(options, ports));
-    await host.untilAgent();
+    await host.#untilAgentOrOff();
     return host;
+  }
+
+  async #untilAgentOrOff(): Promise<void> {
+    await this.untilAgent().catch(async (error: unknown) => {
+      await this.machine.cutPower();
+      throw error;
+    });
   }
 
   async untilAgent(): Promise<void> {
@@ -140,10 +147,14 @@ export class QemuHost implements Host {
 
 async function bootAndSave(dir: string): Promise<void> {
   const host = await QemuHost.start({ dir });
-  await host.exec(["sh", "-c", "until grep -q :C350 /proc/net/tcp6; do sleep 0.2; done"]);
-  // What runs beside the start comes to its end.
-  await sleep(5_000);
-  await host.machine.save(join(dir, "state"));
+  try {
+    await host.machine.untilConsole(/^Any key/m, bootTimeoutMs);
+    // What runs beside the start comes to its end.
+    await sleep(5_000);
+    await host.machine.save(join(dir, "state"));
+  } finally {
+    await host.cutPower();
+  }
 }
 
 async function powerOn(
@@ -161,6 +172,7 @@ async function powerOn(
     kvm: await kvmWorks((await buildKernel()).vmlinuz),
     memoryMib: options.memoryMib ?? 2_048,
     tpm: options.tpm ?? false,
+    temporary: true,
     ...(from === undefined ? {} : { from }),
   });
 }
