@@ -136,7 +136,7 @@ describe("bytes that are no message", () => {
       "content-type": "application/grpc",
       te: "trailers",
       "grpc-timeout": `${callMs}m`,
-      authorization: `Bearer ${await signToken(subject, new Date())}`,
+      authorization: `Bearer ${signToken(subject, new Date())}`,
     });
     return await new Promise((resolve) => {
       let status: string | undefined;

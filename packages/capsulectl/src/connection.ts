@@ -84,7 +84,7 @@ export async function connect({
   } as ConstructorParameters<typeof Http2SessionManager>[2]);
   let subject: TokenSubject | undefined;
   const withToken: Interceptor = (next) => async (request) => {
-    if (subject !== undefined) request.header.set("authorization", `Bearer ${await signToken(subject, now())}`);
+    if (subject !== undefined) request.header.set("authorization", `Bearer ${signToken(subject, now())}`);
     return await next(request);
   };
   const base = createGrpcTransport({

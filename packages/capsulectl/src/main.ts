@@ -62,5 +62,7 @@ async function main(): Promise<number> {
 
 if (process.env["CAPSULE_NO_MAIN"] === undefined) {
   // What is written to a pipe is not sent yet: the exit code is set, and the program ends when it has been.
-  process.exitCode = await main();
+  main().then((code) => {
+    process.exitCode = code;
+  });
 }

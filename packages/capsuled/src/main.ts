@@ -1,6 +1,7 @@
 /** capsuled: wiring, nothing else. */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
+import { setFlagsFromString } from "node:v8";
 import {
   CapsuleService,
   IdentityService,
@@ -60,6 +61,9 @@ const shutdownFile = "/run/capsule/shutdown";
 const stopWorkloadsMs = 40_000;
 
 const log = createLogger();
+// Buffers of copies and logs count against the limit of V8's heap, which is small: without this each few megabytes of them
+// have it collected whole.
+setFlagsFromString("--external-memory-accounted-in-global-limit");
 process.on("unhandledRejection", (error) => {
   // Nothing is known of the state then: PID 1 starts a new one, and no workload notices.
   log.fatal({ err: error }, "unhandled rejection");

@@ -15,6 +15,7 @@ import { writeAll } from "@capsule/api/write-all.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
+import { letBuffersGrow } from "../heap.ts";
 import { onInterrupt } from "../interrupt.ts";
 import { bytes, note } from "../output.ts";
 import { Progress } from "../progress.ts";
@@ -30,6 +31,7 @@ interface Remote {
 
 export async function copy({ capsule: chosen }: Globals, source: string, destination: string): Promise<void> {
   const [from, to] = [remoteOf(source), remoteOf(destination)];
+  letBuffersGrow();
   await withCapsule(chosen, async (capsule) => {
     if (from === undefined && to !== undefined) await copyIn(capsule, source, to);
     else if (from !== undefined && to === undefined) await copyOut(capsule, from, destination);

@@ -15,6 +15,7 @@ import {
 import { durationOption } from "../duration.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
+import { letBuffersGrow } from "../heap.ts";
 import { age, bytes, type Column, type Done, print, printDone, printMessage, say } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { followClock, withCapsule } from "../session.ts";
@@ -48,6 +49,7 @@ export async function push(
   } catch (error) {
     throw new CliError(`${file} cannot be read: ${(error as Error).message}`);
   }
+  letBuffersGrow();
   const progress = new Progress(file === "-" ? "stdin" : file);
   try {
     await withCapsule(chosen, async ({ images, identity }) => {

@@ -39,9 +39,19 @@ export async function openNextLogFile(place: LogPlace, inode: number): Promise<L
   return next;
 }
 
+/** A directory that changes while it is read may show a younger file and not the one before it: then it is read again. */
+async function stableNames(dir: string): Promise<string[]> {
+  let names = await readdir(dir).catch(() => []);
+  for (let attempt = 0; attempt < 10; attempt++) {
+    const again = await readdir(dir).catch(() => []);
+    if (again.join("/") === names.join("/")) break;
+    names = again;
+  }
+  return names;
+}
+
 async function fileNames(dir: string, base: string): Promise<string[]> {
-  const names = await readdir(dir).catch(() => []);
-  return names
+  return (await stableNames(dir))
     .flatMap((name) => {
       if (name === base) return [{ name, age: 0 }];
       const age = name.startsWith(`${base}.`) ? Number(name.slice(base.length + 1)) : Number.NaN;

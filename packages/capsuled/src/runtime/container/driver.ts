@@ -167,16 +167,20 @@ export class ContainerDriver implements RuntimeDriver {
   }
 
   async exec(uid: string, options: ExecOptions): Promise<ExecSession> {
-    await this.#pidOf(uid);
-    const [{ container }, mounts] = await Promise.all([
-      this.#client.containers.get({ id: uid }),
-      options.user === undefined ? [] : this.#mountsOf(uid),
+    const running = this.#pidOf(uid);
+    running.catch(() => undefined); // awaited below
+    const [found, mounts] = await Promise.all([
+      orUndefined(this.#client.containers.get({ id: uid })),
+      options.user === undefined ? [] : orUndefined(this.#mountsOf(uid)),
     ]);
+    // One that does not run is what is told, whatever else is missing of it.
+    await running;
+    const { container } = found ?? {};
     const spec = JSON.parse(new TextDecoder().decode(container?.spec?.value)) as Parameters<typeof startExec>[2];
     const user =
       options.user === undefined
         ? undefined
-        : await resolveUser(options.user, (path) => readFromLayers(layersOf(mounts), path));
+        : await resolveUser(options.user, (path) => readFromLayers(layersOf(mounts ?? []), path));
     return await startExec(this.#client, uid, spec, options, user);
   }
 
