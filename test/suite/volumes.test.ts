@@ -98,6 +98,13 @@ describe("in a container", () => {
     assert.equal(await sh("web", "cat /elsewhere/witness"), "kept\n");
   });
 
+  test("a volume that nobody has made is refused, with its name", async () => {
+    const { code, stderr } = await capsule.apply(user("lost", "{volumeName: nowhere, mountPath: /data}"));
+    assert.equal(code, 3);
+    assert.match(stderr, /No volume has the name "nowhere"/);
+    assert.equal((await capsule.try(["workload", "get", "lost"])).code, 3);
+  });
+
   test("one mounter at a time: refused at apply, naming the holder; several may read", async () => {
     const second = await capsule.apply(user("second", "{volumeName: data, mountPath: /data}"));
     assert.equal(second.code, 5);
