@@ -35,7 +35,8 @@ const writer =
 
 /** The last number that the workload said to have written. */
 async function said(): Promise<number> {
-  return Number((await capsule.ctl(["workload", "logs", "web", "-n", "1"])).trim() || 0);
+  const lines = (await capsule.ctl(["workload", "logs", "web", "-n", "5"])).split("\n");
+  return Math.max(0, ...lines.filter((line) => /^[0-9]+$/.test(line)).map(Number));
 }
 
 interface VolumeJson {
