@@ -19,17 +19,18 @@ export class LvmThinBackend implements PoolBackend {
   readonly kind = "lvm-thin";
   /** Device-mapper suspends the origin, which freezes the filesystem on it (dm's lock_fs). */
   readonly snapshotFreezes = true;
-  readonly #lvm: Lvm;
+  readonly #device: () => Promise<string>;
+  #opened: Lvm | undefined;
   /** The last look, until something is changed here or it is old: LVM reads the disk each time, and a pass asks often. */
   #seen: { readonly at: number; readonly volumes: Promise<LogicalVolume[]> } | undefined;
 
-  /** `device`: the physical volume. */
-  constructor(device: string) {
-    this.#lvm = new Lvm(device);
+  /** `device` finds the physical volume; it throws where there is none, which is told when the pool is used. */
+  constructor(device: () => Promise<string>) {
+    this.#device = device;
   }
 
   async open(): Promise<"open" | "absent"> {
-    const pool = (await this.#lvm.volumes()).find(({ name }) => name === thinPoolName);
+    const pool = (await (await this.#lvm()).volumes()).find(({ name }) => name === thinPoolName);
     if (pool === undefined) {
       throw new CapsuleError(
         "precondition",
@@ -54,13 +55,13 @@ export class LvmThinBackend implements PoolBackend {
 
   async create(id: DiskId, sizeBytes: number): Promise<void> {
     await this.#refuseTaken(id);
-    await this.#changing(() => this.#lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]));
+    await this.#changing((lvm) => lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]));
   }
 
   async snapshot(from: DiskId, to: DiskId): Promise<void> {
     await this.#refuseTaken(to);
     await this.#existing(from);
-    await this.#changing(() => this.#lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]));
+    await this.#changing((lvm) => lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]));
   }
 
   async publish(id: DiskId, name: string): Promise<void> {
@@ -70,25 +71,24 @@ export class LvmThinBackend implements PoolBackend {
     if (present.name !== name) {
       const holder = all.find((disk) => disk.name === name);
       if (holder !== undefined) throw nameTaken({ ...id, name }, holder);
-      await this.#changing(() => this.#lvm.rename(present.name, name));
+      await this.#changing((lvm) => lvm.rename(present.name, name));
     }
-    if (!present.whole) await this.#changing(() => this.#lvm.addTag(name, wholeTag));
+    if (!present.whole) await this.#changing((lvm) => lvm.addTag(name, wholeTag));
     // A volume is there after each boot; a snapshot only when somebody needs it.
-    if (name.startsWith("vol-")) await this.#lvm.setSkipped(name, false);
+    if (name.startsWith("vol-")) await (await this.#lvm()).setSkipped(name, false);
   }
 
   async grow(id: DiskId, sizeBytes: number): Promise<void> {
-    if ((await this.#existing(id)).sizeBytes < sizeBytes)
-      await this.#changing(() => this.#lvm.extend(id.name, sizeBytes));
+    if ((await this.#existing(id)).sizeBytes < sizeBytes) await this.#changing((lvm) => lvm.extend(id.name, sizeBytes));
   }
 
   async remove(id: DiskId): Promise<void> {
-    const all = await this.#lvm.volumes();
+    const all = await (await this.#lvm()).volumes();
     const found = all.find((volume) => volume.name === id.name && volume.tags.includes(uidTag + id.uid));
     if (found === undefined) return;
     if (found.isOpen) throw diskInUse(id);
     try {
-      await this.#changing(() => this.#lvm.remove(id.name));
+      await this.#changing((lvm) => lvm.remove(id.name));
     } catch (error) {
       // "Logical volume capsule/vol-x in use." of lvremove: opened in between.
       if (error instanceof ToolError && /in use|is used by/i.test(error.stderr)) throw diskInUse(id, error);
@@ -99,7 +99,7 @@ export class LvmThinBackend implements PoolBackend {
   async pathOf(id: DiskId): Promise<string> {
     await this.#existing(id);
     const path = `/dev/${groupName}/${id.name}`;
-    if (!existsSync(path)) await this.#lvm.activateVolume(id.name);
+    if (!existsSync(path)) await (await this.#lvm()).activateVolume(id.name);
     return path;
   }
 
@@ -112,10 +112,15 @@ export class LvmThinBackend implements PoolBackend {
     return undefined;
   }
 
+  async #lvm(): Promise<Lvm> {
+    this.#opened ??= new Lvm(await this.#device());
+    return this.#opened;
+  }
+
   async #volumes(): Promise<LogicalVolume[]> {
     const now = performance.now();
     if (this.#seen === undefined || now - this.#seen.at > freshMs)
-      this.#seen = { at: now, volumes: this.#lvm.volumes() };
+      this.#seen = { at: now, volumes: this.#lvm().then((lvm) => lvm.volumes()) };
     const seen = this.#seen;
     try {
       return await seen.volumes;
@@ -125,9 +130,9 @@ export class LvmThinBackend implements PoolBackend {
     }
   }
 
-  async #changing(change: () => Promise<void>): Promise<void> {
+  async #changing(change: (lvm: Lvm) => Promise<void>): Promise<void> {
     try {
-      await change();
+      await change(await this.#lvm());
     } finally {
       this.#seen = undefined;
     }
