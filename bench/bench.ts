@@ -15,6 +15,7 @@ import { apiRow } from "./api.ts";
 import { hostPid } from "./host-pid.ts";
 import { logsRow } from "./logs.ts";
 import { compare, cpuSeconds, median, ms, type Row, ratioRow, residentMb, time } from "./measure.ts";
+import { storageRows } from "./storage.ts";
 
 const many = 200;
 // Not capsuled's: what belongs to no workload is removed there.
@@ -107,6 +108,8 @@ try {
   await row("push", async () => await pushRows());
 
   await row("logs", async () => await logsRow(capsule));
+
+  await row("storage", async () => await storageRows(capsule));
 
   await row("many", async () => await manyRows());
 

@@ -10,7 +10,7 @@ mkdirSync(scratch, { recursive: true });
 conformance("lvm-thin", {
   scratch,
   open: async () => {
-    const backend = new LvmThinBackend((await permPartition(await readBootDisk())).device);
+    const backend = new LvmThinBackend(async () => (await permPartition(await readBootDisk())).device);
     await backend.open();
     return backend;
   },

@@ -21,7 +21,7 @@ after(async () => await capsule?.stop());
 const user = (name: string, volume: string): string =>
   `kind: Container\nname: ${name}\ncontainer:\n  image: busybox:1\n  command: [sleep, 1d]\n  stopTimeout: 0s\n  mounts: [{volumeName: ${volume}, mountPath: /data}]\n`;
 const sh = (name: string, script: string): Promise<string> =>
-  capsule.ctl(["workload", "exec", name, "--", "sh", "-c", script], "", 30_000);
+  capsule.ctl(["workload", "exec", name, "--", "sh", "-c", script], "", 60_000);
 const snapshots = async (name: string): Promise<SnapshotJson[]> =>
   (JSON.parse(await capsule.ctl(["volume", "snapshots", name, "-o", "json"])) as { snapshots: SnapshotJson[] })
     .snapshots;
@@ -65,7 +65,7 @@ describe("a snapshot", () => {
     assert.equal(await sh("web", "cat /data/file"), "two\n");
     const done = await capsule.ctl(["volume", "restore", "data", "first", "--stop"]);
     const before = /is snapshot (before-restore-\S+)/.exec(done)?.[1] ?? "";
-    await capsule.until("web", ({ status }) => status.phase === "PHASE_RUNNING", "running again");
+    await capsule.until("web", ({ status }) => status.phase === "PHASE_RUNNING", "running again", 90_000);
     assert.equal(await sh("web", "cat /data/file; ls /data"), "one\nfile\n");
     assert.ok((await names("data")).includes(before));
     await capsule.ctl(["workload", "stop", "web", "--wait"]);
@@ -79,7 +79,7 @@ describe("a snapshot", () => {
     await capsule.ctl(["volume", "resize", "data", "128MiB"]);
     await capsule.ctl(["volume", "restore", "data", "first"]);
     await capsule.ctl(["workload", "start", "web", "--wait"]);
-    const kib = Number((await sh("web", "df -k /data | tail -n 1")).trim().split(/\s+/)[1]);
+    const kib = Number((await sh("web", "df -Pk /data | tail -n 1")).trim().split(/\s+/)[1]);
     assert.ok(kib > 105 * 1024, `${kib} KiB`);
     assert.equal(await sh("web", "cat /data/file"), "one\n");
   });

@@ -82,7 +82,7 @@ describe("an import", () => {
     assert.equal(await sh("reader", "cat /data/file"), "before\n");
     const sums = await Promise.all(["web", "reader"].map((name) => sh(name, "sha256sum /data/noise")));
     assert.equal(sums[0], sums[1]);
-    const kib = Number((await sh("reader", "df -k /data | tail -n 1")).trim().split(/\s+/)[1]);
+    const kib = Number((await sh("reader", "df -Pk /data | tail -n 1")).trim().split(/\s+/)[1]);
     assert.ok(kib > 220 * 1024, `${kib} KiB`);
     await capsule.ctl(["workload", "delete", "reader"]);
     await capsule.ctl(["volume", "delete", "again"]);

@@ -98,6 +98,13 @@ describe("in a container", () => {
     assert.equal(await sh("web", "cat /elsewhere/witness"), "kept\n");
   });
 
+  test("a volume that nobody has made is refused, with its name", async () => {
+    const { code, stderr } = await capsule.apply(user("lost", "{volumeName: nowhere, mountPath: /data}"));
+    assert.equal(code, 3);
+    assert.match(stderr, /No volume has the name "nowhere"/);
+    assert.equal((await capsule.try(["workload", "get", "lost"])).code, 3);
+  });
+
   test("one mounter at a time: refused at apply, naming the holder; several may read", async () => {
     const second = await capsule.apply(user("second", "{volumeName: data, mountPath: /data}"));
     assert.equal(second.code, 5);
@@ -128,7 +135,7 @@ describe("in a container", () => {
       ["absent", ", readOnly: true"],
     ] as const) {
       assert.equal((await capsule.apply(sub(path, more))).code, 0);
-      await capsule.until("web", ({ status }) => /subPath/.test(status.message), "refused");
+      await capsule.until("web", ({ status }) => /subPath/.test(status.message), "refused", 60_000);
     }
     await applied(user("web", "{volumeName: data, mountPath: /data}"));
     assert.equal(await sh("web", "ls /data/new"), "deep\n");
@@ -162,7 +169,7 @@ describe("in a container", () => {
       assert.match(stderr, /next unmounted/);
       await capsule.ctl(["workload", "restart", "web", "--wait"]);
     }
-    const kib = Number((await sh("web", "df -k /data | tail -n 1")).trim().split(/\s+/)[1]);
+    const kib = Number((await sh("web", "df -Pk /data | tail -n 1")).trim().split(/\s+/)[1]);
     assert.ok(kib > 220 * 1024, `${kib} KiB`);
     assert.equal(await sh("web", "cat /data/witness"), "kept\n");
   });
@@ -192,7 +199,7 @@ describe("in a container", () => {
     await capsule.host.exec(["kill", "-9", String(again)]).catch(() => "");
     await sleep(300);
     await capsule.untilServing();
-    await capsule.until("web", ({ status }) => status.phase === "PHASE_FAILED", "ended");
+    await capsule.until("web", ({ status }) => status.phase === "PHASE_FAILED", "ended", 60_000);
     const deadline = Date.now() + 10_000;
     while ((await leftOf(uid)) !== "") {
       assert.ok(Date.now() < deadline, "still mounted");
@@ -205,7 +212,7 @@ describe("in a container", () => {
     await capsule.ctl(["volume", "delete", "data", "--force"]);
     assert.equal((await capsule.workload("web")).desired, "RUN_STATE_STOPPED");
     await capsule.ctl(["workload", "start", "web"]);
-    await capsule.until("web", ({ status }) => /volume "data" does not exist/.test(status.message), "failed");
+    await capsule.until("web", ({ status }) => /volume "data" does not exist/.test(status.message), "failed", 60_000);
     await capsule.ctl(["workload", "delete", "web"]);
   });
 
@@ -225,7 +232,12 @@ describe("faults", () => {
     // The superblock's magic number, and its copies are not asked.
     await capsule.host.exec(["sh", "-c", `printf 'xx' | dd of=${path} bs=1 seek=1080 conv=notrunc 2>/dev/null; sync`]);
     assert.equal((await capsule.apply(user("hurt", "{volumeName: broken, mountPath: /data}"))).code, 0);
-    const { status } = await capsule.until("hurt", ({ status: { phase } }) => phase === "PHASE_FAILED", "failed");
+    const { status } = await capsule.until(
+      "hurt",
+      ({ status: { phase } }) => phase === "PHASE_FAILED",
+      "failed",
+      60_000,
+    );
     assert.match(status.message, /broken/);
     await capsule.ctl(["workload", "delete", "hurt"]);
     await capsule.ctl(["volume", "delete", "broken"]);

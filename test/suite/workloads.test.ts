@@ -85,7 +85,7 @@ describe("apply", () => {
       ["kind: Container\nname: [", /stdin:\d+:\d+: /],
       ["kind: Contaner\nname: x\n", /did you mean Container/],
       [sleeper("bad", "  probes: [{tcp: {port: 80}}]"), /no health checks yet/],
-      ["kind: Volume\nname: v\nsize: 1KiB\n", /stdin:3:7: sizeBytes: 1024 bytes are less than a volume has/],
+      ["kind: Volume\nname: v\nsize: 1KiB\n", /stdin:3:7: size: 1024 bytes are less than a volume has/],
       [sleeper("bad", "  mounts: [{volumeName: nowhere, mountPath: /data}]"), /No volume has the name "nowhere"/, 3],
       [sleeper("bad", "  image: 'UPPER CASE'").replace("  image: busybox:1\n", ""), /no image reference/],
     ];

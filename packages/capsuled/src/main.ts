@@ -88,7 +88,7 @@ const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
 const { driver, images } = await openContainerd({ socket: containerdSocket, log });
 const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
-const pools = await openPools();
+const pools = openPools();
 const volumes = new VolumeController({ store, pools, log });
 const poolWatch = new PoolWatch({ store, pools, log });
 const volumeManager = new VolumeManager({

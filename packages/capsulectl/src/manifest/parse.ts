@@ -147,7 +147,9 @@ export function placeViolations(
     if (document === undefined) return [];
     const below = match?.[2] ?? "";
     const offset = nearestOffset(document.offsets, below);
-    const message = below === "" ? description : `${below}: ${description}`;
+    // As it is written in a manifest.
+    const shown = document.kind === "volume" && below === "sizeBytes" ? "size" : below;
+    const message = shown === "" ? description : `${shown}: ${description}`;
     return [{ file: document.place.file, ...document.place.at(offset), message }];
   });
   return problems.length === 0 ? undefined : new ManifestError(problems);

@@ -94,8 +94,19 @@ export class VolumeRepository {
     return this.#db.get("SELECT name FROM volumes WHERE disk_uid = ?", diskUid)?.["name"] as string | undefined;
   }
 
+  /** Its status says so from now on: whoever waits for its end must not take it for another one of its name. */
   markDeleting(name: string, now: Date): VolumeRecord {
-    this.#db.run("UPDATE volumes SET deleting = 1, updated_at = ? WHERE name = ?", now.getTime(), name);
+    const status = create(VolumeStatusSchema, {
+      phase: VolumePhase.DELETING,
+      message: "Waiting to be removed",
+      since: timestampFromDate(now),
+    });
+    this.#db.run(
+      "UPDATE volumes SET deleting = 1, updated_at = ?, status = ? WHERE name = ?",
+      now.getTime(),
+      toBinary(VolumeStatusSchema, status),
+      name,
+    );
     return this.#changed(name);
   }
 

@@ -12,20 +12,25 @@ import { diskInUse, nameTaken, noDisk } from "./errors.ts";
 
 const uidTag = "capsule_uid_";
 const wholeTag = "capsule_whole";
+/** How old a look at the group may be, in milliseconds: only this backend changes its disks. */
+const freshMs = 2_000;
 
 export class LvmThinBackend implements PoolBackend {
   readonly kind = "lvm-thin";
   /** Device-mapper suspends the origin, which freezes the filesystem on it (dm's lock_fs). */
   readonly snapshotFreezes = true;
-  readonly #lvm: Lvm;
+  readonly #device: () => Promise<string>;
+  #opened: Lvm | undefined;
+  /** The last look, until something is changed here or it is old: LVM reads the disk each time, and a pass asks often. */
+  #seen: { readonly at: number; readonly volumes: Promise<LogicalVolume[]> } | undefined;
 
-  /** `device`: the physical volume. */
-  constructor(device: string) {
-    this.#lvm = new Lvm(device);
+  /** `device` finds the physical volume; it throws where there is none, which is told when the pool is used. */
+  constructor(device: () => Promise<string>) {
+    this.#device = device;
   }
 
   async open(): Promise<"open" | "absent"> {
-    const pool = (await this.#lvm.volumes()).find(({ name }) => name === thinPoolName);
+    const pool = (await (await this.#lvm()).volumes()).find(({ name }) => name === thinPoolName);
     if (pool === undefined) {
       throw new CapsuleError(
         "precondition",
@@ -37,25 +42,26 @@ export class LvmThinBackend implements PoolBackend {
   }
 
   async usage(): Promise<PoolUsage> {
-    const pool = (await this.#lvm.volumes()).find(({ name }) => name === thinPoolName);
+    this.#seen = undefined;
+    const pool = (await this.#volumes()).find(({ name }) => name === thinPoolName);
     if (pool === undefined) throw noDisk({ name: thinPoolName, uid: "" });
     const { sizeBytes, dataRatio, metadataRatio } = pool;
     return { sizeBytes, usedBytes: Math.round(sizeBytes * dataRatio), metadataRatio };
   }
 
   async list(): Promise<readonly Disk[]> {
-    return (await this.#lvm.volumes()).map(diskOf).filter((disk) => disk !== undefined);
+    return (await this.#volumes()).map(diskOf).filter((disk) => disk !== undefined);
   }
 
   async create(id: DiskId, sizeBytes: number): Promise<void> {
     await this.#refuseTaken(id);
-    await this.#lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]);
+    await this.#changing((lvm) => lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]));
   }
 
   async snapshot(from: DiskId, to: DiskId): Promise<void> {
     await this.#refuseTaken(to);
     await this.#existing(from);
-    await this.#lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]);
+    await this.#changing((lvm) => lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]));
   }
 
   async publish(id: DiskId, name: string): Promise<void> {
@@ -65,24 +71,24 @@ export class LvmThinBackend implements PoolBackend {
     if (present.name !== name) {
       const holder = all.find((disk) => disk.name === name);
       if (holder !== undefined) throw nameTaken({ ...id, name }, holder);
-      await this.#lvm.rename(present.name, name);
+      await this.#changing((lvm) => lvm.rename(present.name, name));
     }
-    if (!present.whole) await this.#lvm.addTag(name, wholeTag);
+    if (!present.whole) await this.#changing((lvm) => lvm.addTag(name, wholeTag));
     // A volume is there after each boot; a snapshot only when somebody needs it.
-    if (name.startsWith("vol-")) await this.#lvm.setSkipped(name, false);
+    if (name.startsWith("vol-")) await (await this.#lvm()).setSkipped(name, false);
   }
 
   async grow(id: DiskId, sizeBytes: number): Promise<void> {
-    if ((await this.#existing(id)).sizeBytes < sizeBytes) await this.#lvm.extend(id.name, sizeBytes);
+    if ((await this.#existing(id)).sizeBytes < sizeBytes) await this.#changing((lvm) => lvm.extend(id.name, sizeBytes));
   }
 
   async remove(id: DiskId): Promise<void> {
-    const all = await this.#lvm.volumes();
+    const all = await (await this.#lvm()).volumes();
     const found = all.find((volume) => volume.name === id.name && volume.tags.includes(uidTag + id.uid));
     if (found === undefined) return;
     if (found.isOpen) throw diskInUse(id);
     try {
-      await this.#lvm.remove(id.name);
+      await this.#changing((lvm) => lvm.remove(id.name));
     } catch (error) {
       // "Logical volume capsule/vol-x in use." of lvremove: opened in between.
       if (error instanceof ToolError && /in use|is used by/i.test(error.stderr)) throw diskInUse(id, error);
@@ -93,7 +99,7 @@ export class LvmThinBackend implements PoolBackend {
   async pathOf(id: DiskId): Promise<string> {
     await this.#existing(id);
     const path = `/dev/${groupName}/${id.name}`;
-    if (!existsSync(path)) await this.#lvm.activateVolume(id.name);
+    if (!existsSync(path)) await (await this.#lvm()).activateVolume(id.name);
     return path;
   }
 
@@ -106,6 +112,32 @@ export class LvmThinBackend implements PoolBackend {
     return undefined;
   }
 
+  async #lvm(): Promise<Lvm> {
+    this.#opened ??= new Lvm(await this.#device());
+    return this.#opened;
+  }
+
+  async #volumes(): Promise<LogicalVolume[]> {
+    const now = performance.now();
+    if (this.#seen === undefined || now - this.#seen.at > freshMs)
+      this.#seen = { at: now, volumes: this.#lvm().then((lvm) => lvm.volumes()) };
+    const seen = this.#seen;
+    try {
+      return await seen.volumes;
+    } catch (error) {
+      if (this.#seen === seen) this.#seen = undefined;
+      throw error;
+    }
+  }
+
+  async #changing(change: (lvm: Lvm) => Promise<void>): Promise<void> {
+    try {
+      await change(await this.#lvm());
+    } finally {
+      this.#seen = undefined;
+    }
+  }
+
   async #existing(id: DiskId): Promise<Disk> {
     const found = (await this.list()).find(({ name, uid }) => name === id.name && uid === id.uid);
     if (found === undefined) throw noDisk(id);
@@ -113,7 +145,7 @@ export class LvmThinBackend implements PoolBackend {
   }
 
   async #refuseTaken(id: DiskId): Promise<void> {
-    const taken = (await this.#lvm.volumes()).find(({ name }) => name === id.name);
+    const taken = (await this.#volumes()).find(({ name }) => name === id.name);
     if (taken !== undefined) throw nameTaken(id, { name: id.name, uid: diskOf(taken)?.uid ?? "not the capsule's" });
   }
 }

@@ -9,9 +9,9 @@ import { ReflinkBackend } from "./reflink.ts";
 const bootDisk = "/run/capsule/boot.json";
 
 /** A machine that was booted from its own disk has a thin pool there; everything else takes a file in `/perm`. */
-export async function openPools(env: NodeJS.ProcessEnv = process.env): Promise<Pools> {
+export function openPools(env: NodeJS.ProcessEnv = process.env): Pools {
   if (existsSync(bootDisk)) {
-    const { device } = await permPartition(await readBootDisk(bootDisk));
+    const device = async (): Promise<string> => (await permPartition(await readBootDisk(bootDisk))).device;
     return new Pools([new Pool(defaultPool, new LvmThinBackend(device))]);
   }
   const bytes = Number(env["CAPSULE_POOL_BYTES"] ?? 0);

@@ -54,7 +54,10 @@ export class Repairs {
       if (now.length > 0 || (await isMounted(volumeMount(volume.uid)))) throw inUse(volume.name, now, "");
       const backend = await pools.get(volume.pool).use();
       const uid = store.volumes.byUid(volume.uid)?.diskUid ?? "";
-      const result = await repairExt4(await backend.pathOf({ name: volumeDisk(volume.name), uid }));
+      const path = await backend.pathOf({ name: volumeDisk(volume.name), uid });
+      if ((await readSuperblock(path)) !== undefined) await replayJournal(path);
+      const found = await checkExt4(path);
+      const result = found.state === "clean" ? found : await repairExt4(path);
       await controller.advance(volume.uid);
       const message = `e2fsck: ${result.state}; what it held before is snapshot ${before}`;
       const type = result.state === "damaged" ? EventType.WARNING : EventType.NORMAL;

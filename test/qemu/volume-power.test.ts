@@ -1,0 +1,115 @@
+/**
+ * The power goes while volumes are created, written to, snapshotted, restored, grown, imported and deleted on a thin pool:
+ * what was acknowledged is there afterwards, whole, and nothing else is. ROUNDS=n, SEED=n.
+ */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { QemuHost } from "../support/qemu/qemu-host.ts";
+import { Random } from "../support/random.ts";
+import { TestCapsule } from "../support/test-capsule.ts";
+
+const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
+const rounds = Number(process.env["ROUNDS"] ?? 4);
+const random = new Random(seed);
+
+let capsule: TestCapsule;
+let host: QemuHost;
+let file: string;
+before(async () => {
+  console.log(`SEED=${seed}`);
+  process.env["CAPSULE_RUNNER"] = "qemu";
+  capsule = await TestCapsule.start("vpower", ["busybox"]);
+  assert.ok(capsule.host instanceof QemuHost);
+  host = capsule.host;
+  file = join(capsule.dir, "export.zst");
+});
+after(async () => await capsule?.stop());
+
+/** Appends a number a line, each flushed before the next: what was acknowledged is told by its answer. */
+const writer =
+  "kind: Volume\nname: data\nsize: 128MiB\n---\nkind: Container\nname: web\ncontainer:\n  image: busybox:1\n  stopTimeout: 0s\n" +
+  '  command: [sh, -c, "n=$(tail -n 1 /data/log 2>/dev/null || echo 0); while :; do n=$((n+1)); echo $n >>/data/log; sync -d /data/log 2>/dev/null || sync; echo $n; done"]\n' +
+  "  mounts: [{volumeName: data, mountPath: /data}]\n";
+
+/** The last number that the workload said to have written. */
+async function said(): Promise<number> {
+  const lines = (await capsule.ctl(["workload", "logs", "web", "-n", "5"])).split("\n");
+  return Math.max(0, ...lines.filter((line) => /^[0-9]+$/.test(line)).map(Number));
+}
+
+interface VolumeJson {
+  readonly spec: { readonly name: string; readonly sizeBytes: string };
+  readonly status: { readonly phase: string; readonly message: string };
+}
+async function volumes(): Promise<VolumeJson[]> {
+  return (JSON.parse(await capsule.ctl(["volume", "list", "-o", "json"])) as { volumes: VolumeJson[] }).volumes;
+}
+
+test(`${rounds} power cuts during volume operations`, { timeout: 1_500_000 }, async () => {
+  const applied = await capsule.apply(writer, "--wait=120s");
+  assert.equal(applied.code, 0, applied.stderr);
+  await capsule.ctl(["volume", "snapshot", "data", "base"]);
+  await capsule.ctl(["volume", "export", "data", file, "--snapshot", "base"]);
+  const acknowledged = new Set<string>(["data"]);
+  const deleted = new Set<string>();
+  const snapshots = new Set<string>(["base"]);
+  for (let round = 0; round < rounds; round++) {
+    const ran: Promise<void>[] = [];
+    const run = async (args: string[], done: () => void): Promise<void> => {
+      if ((await capsule.try(args, "", 30_000)).code === 0) done();
+    };
+    const [a, b, c] = [`a${round}`, `b${round}`, `c${round}`];
+    const victim = [...acknowledged].find((name) => name !== "data");
+    ran.push(run(["volume", "create", a, "--size", "64MiB"], () => acknowledged.add(a)));
+    ran.push(run(["volume", "snapshot", "data", `s${round}`], () => snapshots.add(`s${round}`)));
+    ran.push(run(["volume", "restore", "data", "base", "--as", b], () => acknowledged.add(b)));
+    ran.push(run(["volume", "import", c, file], () => acknowledged.add(c)));
+    ran.push(run(["volume", "resize", "data", `${132 + round * 4}MiB`, "--no-wait"], () => undefined));
+    if (victim !== undefined) {
+      acknowledged.delete(victim);
+      ran.push(run(["volume", "delete", victim, "--no-wait"], () => deleted.add(victim)));
+    }
+    await sleep(3_000 + random.below(12_000));
+    const count = await said().catch(() => 0);
+    await host.cutPower();
+    await Promise.all(ran);
+    await host.startAgain();
+    await capsule.untilServing();
+    await capsule.until("web", ({ status }) => status.phase === "PHASE_RUNNING", "running again", 180_000);
+    const deadline = Date.now() + 120_000;
+    for (;;) {
+      const open = (await volumes()).filter(({ status }) => status.phase !== "VOLUME_PHASE_READY");
+      if (open.length === 0) break;
+      assert.ok(Date.now() < deadline, JSON.stringify(open));
+      await sleep(1_000);
+    }
+    const found = new Set((await volumes()).map(({ spec }) => spec.name));
+    for (const name of acknowledged) assert.ok(found.has(name), `round ${round}: ${name} was acknowledged`);
+    for (const name of deleted) assert.ok(!found.has(name), `round ${round}: ${name} was deleted`);
+    const list = await capsule.ctl(["volume", "snapshots", "data"]);
+    for (const name of snapshots) assert.match(list, new RegExp(`^${name} `, "m"), `round ${round}`);
+    assert.doesNotMatch(list, /MISSING/);
+    const lines = (await capsule.ctl(["workload", "exec", "web", "--", "cat", "/data/log"])).trim().split("\n");
+    assert.ok(
+      lines.map(Number).includes(count),
+      `round ${round}: ${count} was written, the log ends with ${lines.at(-1)}`,
+    );
+    for (const name of found)
+      assert.match(await capsule.ctl(["volume", "check", name]), /clean/, `round ${round}: ${name}`);
+    console.log(`round ${round}: ${count} lines, ${found.size} volumes, ${snapshots.size} snapshots`);
+  }
+  // One volume or snapshot for each disk, none besides.
+  const disks = (
+    await host.exec(["lvm", "lvs", "--noheadings", "-o", "lv_name", "-S", "lv_tags=~capsule_uid_", "capsule"])
+  )
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
+  assert.deepEqual(
+    disks.filter((name) => !name.startsWith("vol-") && !name.startsWith("snap-")),
+    [],
+  );
+  assert.equal(disks.filter((name) => name.startsWith("vol-")).length, (await volumes()).length);
+});
