@@ -7,10 +7,10 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Random } from "../support/random.ts";
-import { TestCapsule } from "../support/test-capsule.ts";
+import { emulated, TestCapsule } from "../support/test-capsule.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
-const rounds = Number(process.env["ROUNDS"] ?? 24);
+const rounds = Number(process.env["ROUNDS"] ?? (emulated ? 6 : 24));
 const random = new Random(seed);
 
 let capsule: TestCapsule;
