@@ -101,9 +101,7 @@ test(`${rounds} power cuts during volume operations`, { timeout: 1_500_000 }, as
     console.log(`round ${round}: ${count} lines, ${found.size} volumes, ${snapshots.size} snapshots`);
   }
   // One volume or snapshot for each disk, none besides.
-  const disks = (
-    await host.exec(["lvm", "lvs", "--noheadings", "-o", "lv_name", "-S", "lv_tags=~capsule_uid_", "capsule"])
-  )
+  const disks = (await host.exec(["lvm", "lvs", "--noheadings", "-o", "lv_name", "-S", "pool_lv=pool", "capsule"]))
     .split("\n")
     .map((line) => line.trim())
     .filter((line) => line !== "");

@@ -153,6 +153,6 @@ describe("while capsuled is killed", () => {
 /** Every disk of the pool, a line each. */
 async function disks(): Promise<string> {
   const script =
-    "if [ -e /run/capsule/boot.json ]; then lvm lvs --noheadings -o lv_name -S 'lv_tags=~capsule_uid_' capsule | tr -d ' '; else cd /run/capsule/pools/default && ls new/* disks/* 2>/dev/null || true; fi";
+    "if [ -e /run/capsule/boot.json ]; then lvm lvs --noheadings -o lv_name -S pool_lv=pool capsule | tr -d ' '; else cd /run/capsule/pools/default && ls new/* disks/* 2>/dev/null || true; fi";
   return await capsule.host.exec(["sh", "-c", script]);
 }

@@ -139,7 +139,9 @@ export class TestCapsule {
   /** SIGKILL, as a crash would be. */
   async killCapsuled(): Promise<void> {
     const pid = await this.capsuledPid();
-    if (pid !== undefined) await this.host.exec(["kill", "-9", String(pid)]);
+    if (pid === undefined) return;
+    // Gone when this resolves: its port would still be seen as one that serves.
+    await this.host.exec(["sh", "-c", `kill -9 ${pid}; while kill -0 ${pid} 2>/dev/null; do sleep 0.02; done`]);
   }
 
   async untilServing(timeoutMs = 120_000): Promise<void> {

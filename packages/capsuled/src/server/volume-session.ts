@@ -30,7 +30,8 @@ export function volumeSession({
       const { signal } = callOf(context);
       const { first, rest } = await splitFirst(requests);
       if (first?.input.case !== "start") throw firstMustBeStart();
-      const start = first.input.value;
+      // With all capabilities it could write to the capsule's own root, which it has read-only.
+      const start = { ...first.input.value, privileged: false };
       const options = { what: "a shell", readOnly: start.readOnly };
       const work = (uid: string): ReturnType<typeof execute> => execute(driver, uid, start, rest, signal);
       yield* sessions.run(manager.get(start.name), options, work);

@@ -26,7 +26,7 @@ async function attach(file: string): Promise<string> {
     const device = (await runTool(["losetup", "--find"])).trim().split(" ")[0] ?? "";
     await ensureNode(device);
     try {
-      await setUp(device, file);
+      await runTool(["losetup", device, file]);
       return device;
     } catch (error) {
       // Between the two calls another program may have taken it.
@@ -36,20 +36,6 @@ async function attach(file: string): Promise<string> {
         reason: "NO_LOOP_DEVICE",
       });
     }
-  }
-}
-
-/**
- * Past the page cache, which would hold everything twice: written twice as fast here (docs/decisions.md). A file that does
- * not allow that is used with it.
- */
-async function setUp(device: string, file: string): Promise<void> {
-  try {
-    await runTool(["losetup", "--direct-io=on", device, file]);
-  } catch (error) {
-    if (error instanceof ToolError && /busy/i.test(error.stderr)) throw error;
-    await detach(device);
-    await runTool(["losetup", device, file]);
   }
 }
 

@@ -23,6 +23,7 @@ import type { Pools } from "../pool/pools.ts";
 import { thaw } from "../tools/freeze.ts";
 import { mountsBelow } from "../tools/mount.ts";
 import { Holders } from "./holders.ts";
+import { removeLeftovers } from "./leftovers.ts";
 import { directoryIn, mountVolume } from "./mounts.ts";
 import { observe } from "./observe.ts";
 import { type Plan, plan, type Step } from "./plan.ts";
@@ -244,22 +245,8 @@ export class VolumeController {
     for (const { uid } of store.volumes.list()) this.#queue.add(uid);
     for (const { target } of await mountsBelow(volumeMountsDir))
       this.#queue.add(target.slice(volumeMountsDir.length + 1));
-    const strangers: string[] = [];
-    for (const pool of pools.list()) {
-      const backend = await pool.open(false).catch((error: unknown) => {
-        log.warn({ err: error, pool: pool.name }, "the pool cannot be used");
-        return undefined;
-      });
-      for (const disk of (await backend?.list()) ?? []) {
-        if (this.#making.has(disk.uid) || this.#isPromised(disk)) continue;
-        if (disk.whole) strangers.push(`${pool.name}/${disk.name}`);
-        else {
-          log.info({ disk: disk.name, uid: disk.uid }, "removing a disk that was not finished");
-          await backend?.remove(disk).catch((error: unknown) => log.warn({ err: error }, "removing it failed"));
-        }
-      }
-    }
-    this.#strangers = strangers;
+    const isMaking = (diskUid: string): boolean => this.#making.has(diskUid);
+    this.#strangers = await removeLeftovers({ store, pools, isMaking, log });
   }
 
   /** Disks of all pools that can be asked, by uid. */
@@ -270,12 +257,6 @@ export class VolumeController {
       for (const disk of (await backend?.list().catch(() => [])) ?? []) disks.set(disk.uid, disk);
     }
     return disks;
-  }
-
-  /** Whether a row speaks of a disk. */
-  #isPromised({ uid }: Disk): boolean {
-    const { volumes, snapshots, imageBases } = this.#options.store;
-    return volumes.ownerOfDisk(uid) !== undefined || snapshots.byDisk(uid) !== undefined || imageBases.hasDisk(uid);
   }
 
   async #pass(uid: string): Promise<void> {
