@@ -5,6 +5,7 @@ import { ensureKey } from "../config.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { age, note, print, printDone, say } from "../output.ts";
+import { formatPublicKey, parsePublicKey } from "../public-key.ts";
 import { withCapsule } from "../session.ts";
 
 const roles: Readonly<Record<string, Role>> = { viewer: Role.VIEWER, operator: Role.OPERATOR, admin: Role.ADMIN };
@@ -34,14 +35,9 @@ export async function add(
   const role = roles[roleName.toLowerCase()];
   if (role === undefined)
     throw new CliError(`--role ${roleName}: one of viewer, operator and admin is needed`, exitCode.usage);
-  if (!/^[A-Za-z0-9_-]{43}$/.test(publicKey)) {
-    throw new CliError(
-      "A public key is the 43 characters that `capsulectl key show` prints on its owner's machine.",
-      exitCode.usage,
-    );
-  }
+  const raw = parsePublicKey(publicKey);
   await withCapsule(chosen, async ({ identity }) => {
-    const { key } = await identity.addKey({ name, role, publicKey: Buffer.from(publicKey, "base64url") });
+    const { key } = await identity.addKey({ name, role, publicKey: raw });
     await printDone(format, [{ kind: "key", name, action: `enrolled as ${roleName.toLowerCase()}, id ${key?.id}` }]);
   });
 }
@@ -57,7 +53,7 @@ export async function show(): Promise<void> {
   const { privateKey } = await ensureKey();
   note(`id ${keyId(privateKey)}`);
   const { createPublicKey } = await import("node:crypto");
-  say(Buffer.from(rawPublicKey(createPublicKey(privateKey))).toString("base64url"));
+  say(formatPublicKey(rawPublicKey(createPublicKey(privateKey))));
 }
 
 export async function audit({ capsule: chosen, format }: Globals, limitText: string): Promise<void> {
