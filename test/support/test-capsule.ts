@@ -146,10 +146,10 @@ export class TestCapsule {
 
   async untilServing(timeoutMs = 120_000): Promise<void> {
     const deadline = Date.now() + timeoutMs;
+    // State 0A is LISTEN (proc_net(5)): connections of a capsuled that was killed stay in the table for a while.
+    const listens = "grep -q ':C350 [0-9A-F]*:0000 0A ' /proc/net/tcp6";
     for (;;) {
-      const served = await this.host
-        .exec(["sh", "-c", "grep -q :C350 /proc/net/tcp6 && cat /perm/tls/server.crt"])
-        .catch(() => "");
+      const served = await this.host.exec(["sh", "-c", `${listens} && cat /perm/tls/server.crt`]).catch(() => "");
       if (served !== "") {
         this.fingerprint = createHash("sha256").update(new X509Certificate(served).raw).digest("hex");
         return;
