@@ -14,8 +14,7 @@ let capsule: TestCapsule;
 let host: QemuHost;
 before(async () => {
   console.log(`SEED=${seed}`);
-  process.env["CAPSULE_RUNNER"] = "qemu";
-  capsule = await TestCapsule.start("persist", ["busybox"]);
+  capsule = await TestCapsule.startMachine("persist", ["busybox"]);
   assert.ok(capsule.host instanceof QemuHost);
   host = capsule.host;
 });

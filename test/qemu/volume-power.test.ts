@@ -19,8 +19,7 @@ let host: QemuHost;
 let file: string;
 before(async () => {
   console.log(`SEED=${seed}`);
-  process.env["CAPSULE_RUNNER"] = "qemu";
-  capsule = await TestCapsule.start("vpower", ["busybox"]);
+  capsule = await TestCapsule.startMachine("vpower", ["busybox"]);
   assert.ok(capsule.host instanceof QemuHost);
   host = capsule.host;
   file = join(capsule.dir, "export.zst");

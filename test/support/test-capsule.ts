@@ -35,11 +35,17 @@ export class TestCapsule {
 
   /** Starts and adopts one; the images of test/images are on it. `name` is made unique. $CAPSULE_RUNNER chooses on what. */
   static async start(name: string, images: readonly string[] = ["busybox", "hello", "bare"]): Promise<TestCapsule> {
+    if (emulated) return await TestCapsule.startMachine(name, images);
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
-    if (emulated) return await TestCapsule.on(await QemuHost.goOn(join(dir, "machine")), dir, images);
     mkdirSync(join(dir, "state"));
     const unique = `t-${name}-${process.pid.toString(36)}`;
     return await TestCapsule.on(await NamespaceHost.start({ name: unique, stateDir: join(dir, "state") }), dir, images);
+  }
+
+  /** The same on a virtual machine, whatever $CAPSULE_RUNNER says. */
+  static async startMachine(name: string, images: readonly string[]): Promise<TestCapsule> {
+    const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
+    return await TestCapsule.on(await QemuHost.goOn(join(dir, "machine")), dir, images);
   }
 
   /** Adopts a capsule that was started in `dir`; stops it when that fails. */
