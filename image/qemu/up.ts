@@ -16,6 +16,9 @@ import { copyDisk, Machine, type MachineOptions } from "./machine.ts";
 
 const dir = join(buildDir, "qemu");
 const disk = join(dir, "disk.raw");
+/** How often the power button is pressed, and how long each is given; an emulated machine may be booting. */
+const stopPresses = 12;
+const pressPauseMs = 10_000;
 const { PORT = "50000", HEADLESS, PURGE, FORWARD = "", MEMORY_MIB = "2048", EXTRA_DISK = "", TPM, BIOS } = process.env;
 
 function port(text: string, name: string): number {
@@ -86,10 +89,13 @@ async function untilAnswers(machine: Machine, at: number): Promise<void> {
 async function stop(): Promise<void> {
   const machine = Machine.find(dir, await optionsOf());
   if (machine === undefined) return console.log("no machine runs");
-  await machine.pressPower();
-  if (await machine.untilOff(90_000)) return console.log("stopped");
+  // Again now and then: nobody watches the button while it boots.
+  for (let pressed = 0; pressed < stopPresses; pressed++) {
+    await machine.pressPower().catch(() => undefined);
+    if (await machine.untilOff(pressPauseMs)) return console.log("stopped");
+  }
   await machine.cutPower();
-  console.log("it did not go down within 90 s, and was switched off");
+  console.log(`it did not go down within ${(stopPresses * pressPauseMs) / 1000} s, and was switched off`);
 }
 
 try {
