@@ -49,12 +49,11 @@ test: check build ## Everything that must pass
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
 	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/storage/*.test.ts" "test/suite/*.test.ts" "test/namespace/*.test.ts"
-	@$(MAKE) --no-print-directory test-machine
 
-# Emulated, all of it takes about an hour; a part is in `make test`.
+# Not in `make test` yet: emulated, all of it takes about an hour.
 machine_tests := test/qemu/image.test.ts test/suite/keys.test.ts test/suite/volumes.test.ts test/suite/workloads.test.ts
 
-test-machine: image ## What `make test` runs of test-qemu (about 10 minutes)
+test-machine: image ## A part of test-qemu (about 12 minutes emulated)
 	@CAPSULE_RUNNER=qemu $(node) --test --test-reporter=spec --test-concurrency=1 $(machine_tests)
 
 test-qemu: image ## The whole suite and the machine's own tests in QEMU (ROUNDS=10 reboots and power cuts)

@@ -118,3 +118,26 @@ test("follows what is written, through two rotations at once, and ends with the 
   rmSync(own, { recursive: true });
   await done;
 });
+
+test("a tail is of the moment when it was asked for, however fast the log grows", async () => {
+  const own = mkdtempSync(join(tmpdir(), "capsule-logs-test-"));
+  try {
+    const path = join(own, "current.log");
+    writeFileSync(path, line(1, "one") + line(2, "two"));
+    const options = { ...all, tail: 1 };
+    const split = criLines(options);
+    const growing = {
+      take: (block: Buffer) => split.take(block),
+      starts: (block: Buffer) => {
+        appendFileSync(path, line(3, "late"));
+        return split.starts(block);
+      },
+    };
+    const texts: string[] = [];
+    for await (const block of readLog({ dir: own, name: "current.log" }, growing, options, AbortSignal.timeout(5_000)))
+      texts.push(...textsOf(Buffer.from(block)));
+    assert.deepEqual(texts, ["two"]);
+  } finally {
+    rmSync(own, { recursive: true, force: true });
+  }
+});

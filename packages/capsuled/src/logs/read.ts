@@ -37,12 +37,16 @@ export async function* readLog<Batch>(
   const growth = options.follow ? new Growth(place.dir, signal) : undefined;
   let files = await openLogFiles(place);
   try {
-    let start = options.tail === undefined ? { file: 0, offset: 0 } : await tailStart(files, options.tail, split);
+    // Without `follow` the log is what it was when it was asked for: a tail of one line is one, however fast it grows.
+    const sizes = await Promise.all(files.map(async ({ handle }) => (await handle.stat()).size));
+    let start =
+      options.tail === undefined ? { file: 0, offset: 0 } : await tailStart(files, sizes, options.tail, split);
     for (;;) {
       let last: { file: LogFile; offset: number } | undefined;
       for (const [i, file] of files.entries()) {
         if (i < start.file) continue;
-        const offset = yield* readFile(file, i === start.file ? start.offset : 0, split, signal);
+        const end = options.follow ? Number.POSITIVE_INFINITY : (sizes[i] ?? 0);
+        const offset = yield* readFile(file, i === start.file ? start.offset : 0, end, split, signal);
         last = { file, offset };
       }
       if (growth === undefined || signal.aborted) return;
@@ -71,23 +75,25 @@ async function* followFrom<Batch>(
     if (signal.aborted) return undefined;
     const next = await openNextLogFile(place, last?.file.inode ?? 0);
     // What was written before the rotation comes first.
-    if (last !== undefined) last.offset = yield* readFile(last.file, last.offset, split, signal);
+    if (last !== undefined)
+      last.offset = yield* readFile(last.file, last.offset, Number.POSITIVE_INFINITY, split, signal);
     if (next !== undefined) return next;
     if (!(await exists(place.dir))) return undefined;
   }
 }
 
-/** Yields the lines from an offset to the end of the file; returns the offset behind the last whole line. */
+/** Yields the lines from an offset to `end`, or of the file; returns the offset behind the last whole line. */
 async function* readFile<Batch>(
   { handle }: LogFile,
   from: number,
+  end: number,
   split: Split<Batch>,
   signal: AbortSignal,
 ): AsyncGenerator<Batch, number> {
   let offset = from;
   const buffer = Buffer.allocUnsafe(chunkBytes);
   while (!signal.aborted) {
-    const { bytesRead } = await handle.read(buffer, 0, buffer.length, offset);
+    const { bytesRead } = await handle.read(buffer, 0, Math.min(buffer.length, end - offset), offset);
     if (bytesRead === 0) return offset;
     const { batch, consumed } = split.take(buffer.subarray(0, bytesRead));
     // The writer cuts lines at 16 KiB, so a chunk without an end is one that is being written.
@@ -101,13 +107,14 @@ async function* readFile<Batch>(
 /** Where the last `count` wanted lines begin. */
 async function tailStart(
   files: readonly LogFile[],
+  sizes: readonly number[],
   count: number,
   split: Split<unknown>,
 ): Promise<{ file: number; offset: number }> {
   let missing = count;
   for (let i = files.length - 1; i >= 0; i--) {
     const { handle } = files[i] as LogFile;
-    let end = (await handle.stat()).size;
+    let end = sizes[i] ?? 0;
     let rest: Buffer = Buffer.alloc(0);
     if (missing === 0) return { file: i, offset: end };
     while (end > 0) {
