@@ -126,7 +126,7 @@ export class ContainerdImages implements ImageStore {
 
 /**
  * Before an image is promised: containerd 1.7 syncs its database, and not what it has unpacked. After a power cut it would
- * take files that are empty for whole ones, and every container of the image would end at once (seen in test/qemu/persistence).
+ * take files that are empty for whole ones, and every container of the image would end at once (docs/decisions.md).
  */
 async function settleOnDisk(): Promise<void> {
   await runTool(["sync", "-f", imagesDir], "", syncTimeoutMs);
