@@ -4,14 +4,10 @@ import { createContextValues, type Interceptor, type Transport } from "@connectr
 import { createMethodUrl, runStreamingCall } from "@connectrpc/connect/protocol";
 import { requestHeader, validateResponse, validateTrailer } from "@connectrpc/connect/protocol-grpc";
 import { createNodeHttpClient, type Http2SessionManager } from "@connectrpc/connect-node";
-import { bulkFields, decodeBulk, encodeBulk } from "./bulk.ts";
+import { decodeBulk, encodeBulk } from "./bulk.ts";
 
 /** Longest message that is taken; those of capsuled and containerd are smaller. */
 const readMaxBytes = 64 * 1024 * 1024;
-
-export function isBulk({ input, output }: { readonly input: DescMessage; readonly output: DescMessage }): boolean {
-  return [input, output].some((schema) => bulkFields(schema).size > 0);
-}
 
 /** The streams of a gRPC transport over one session. */
 export function bulkStreams(options: {

@@ -27,6 +27,11 @@ export function bulkFields(schema: DescMessage): ReadonlyMap<number, DescField> 
   return new Map(fields.map((field) => [field.number, field]));
 }
 
+/** Whether a method streams bytes in either direction. */
+export function isBulk({ input, output }: { readonly input: DescMessage; readonly output: DescMessage }): boolean {
+  return [input, output].some((schema) => bulkFields(schema).size > 0);
+}
+
 /** A message as it is sent: all but its (first) bytes, and those as they are in the message. */
 export function encodeBulk<D extends DescMessage>(schema: D, message: MessageShape<D>): [Buffer, Uint8Array] {
   const reflected = reflect(schema, message, false);

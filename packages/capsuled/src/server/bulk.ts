@@ -1,7 +1,7 @@
 /** Methods that stream bytes, by gRPC: the same calls and interceptors as all others, without the library's copies. */
 import type { Http2ServerRequest, Http2ServerResponse, ServerHttp2Stream } from "node:http2";
 import type { DescMessage, MessageShape } from "@bufbuild/protobuf";
-import { bulkFields, decodeBulk, encodeBulk } from "@capsule/api/bulk.ts";
+import { decodeBulk, encodeBulk, isBulk } from "@capsule/api/bulk.ts";
 import {
   Code,
   ConnectError,
@@ -35,9 +35,7 @@ const maxTimeoutMs = Number.MAX_SAFE_INTEGER;
 export function bulkHandlers(options: BulkOptions): (request: Http2ServerRequest) => Listener | undefined {
   const specs = new Map<string, MethodImplSpec>();
   const add = (spec: MethodImplSpec): void => {
-    const { method } = spec;
-    const isBulk = [method.input, method.output].some((schema) => bulkFields(schema).size > 0);
-    if (isBulk && spec.kind !== "unary") specs.set(createMethodUrl("/", method), spec);
+    if (isBulk(spec.method) && spec.kind !== "unary") specs.set(createMethodUrl("/", spec.method), spec);
   };
   const router: ConnectRouter = {
     handlers: [],

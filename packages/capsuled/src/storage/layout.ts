@@ -11,6 +11,8 @@ export const defaultPool = "default";
 /** Group and thin pool of the backend `lvm-thin`, which storage/substrate makes. */
 export const groupName = "capsule";
 export const thinPoolName = "pool";
+/** Tag of a logical volume that is whole: one without it was cut while it was made, and nothing was ever stored in it. */
+export const wholeTag = "capsule_whole";
 
 /** Directory of the image files of `reflink` pools, and where they are mounted. The namespace runner knows the first too. */
 export const poolFilesDir = "/perm/pools";

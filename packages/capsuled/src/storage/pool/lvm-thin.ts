@@ -5,13 +5,12 @@
 import { existsSync } from "node:fs";
 import { CapsuleError } from "../../errors.ts";
 import { ToolError } from "../../tool.ts";
-import { groupName, thinPoolName } from "../layout.ts";
+import { groupName, thinPoolName, wholeTag } from "../layout.ts";
 import { type LogicalVolume, Lvm } from "../tools/lvm.ts";
 import type { Disk, DiskId, PoolBackend, PoolUsage } from "./backend.ts";
 import { diskInUse, nameTaken, noDisk } from "./errors.ts";
 
 const uidTag = "capsule_uid_";
-const wholeTag = "capsule_whole";
 /** How old a look at the group may be, in milliseconds: only this backend changes its disks. */
 const freshMs = 2_000;
 

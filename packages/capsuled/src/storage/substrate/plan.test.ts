@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { nextStep, type Observed, permBytes, type SeenVolume, SubstrateError, wholeTag } from "./plan.ts";
+import { wholeTag } from "../layout.ts";
+import { nextStep, type Observed, permBytes, type SeenVolume, SubstrateError } from "./plan.ts";
 
 const GiB = 1024 ** 3;
 const MiB = 1024 ** 2;

@@ -2,7 +2,7 @@
  * What the disk of a capsule needs next, from what is on it now. Pure: one step at a time, each of which may be cut by a
  * power failure; the next start looks again and goes on. Nothing that may hold data is ever overwritten.
  */
-import { groupName, thinPoolName } from "../layout.ts";
+import { groupName, thinPoolName, wholeTag } from "../layout.ts";
 import type { LogicalVolume } from "../tools/lvm.ts";
 
 const GiB = 1024 ** 3;
@@ -57,8 +57,6 @@ export class DamagedError extends SubstrateError {
 }
 
 export const permName = "perm";
-/** Set when a volume is whole: one without it was cut while it was made, and nothing was ever stored in it. */
-export const wholeTag = "capsule_whole";
 
 /** Undefined: the substrate is whole, `/perm` can be checked and mounted. Throws SubstrateError. */
 export function nextStep(observed: Observed): Step | undefined {

@@ -2,10 +2,10 @@
 import { appendFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { runTool, ToolError } from "../../tool.ts";
-import { groupName, thinPoolName } from "../layout.ts";
+import { groupName, thinPoolName, wholeTag } from "../layout.ts";
 import { Lvm } from "../tools/lvm.ts";
 import { type BootDisk, growPartition, permPartition } from "./disk.ts";
-import { DamagedError, nextStep, type Observed, permName, type Step, SubstrateError, wholeTag } from "./plan.ts";
+import { DamagedError, nextStep, type Observed, permName, type Step, SubstrateError } from "./plan.ts";
 
 export const permDevice = `/dev/${groupName}/${permName}`;
 /** More than any disk needs: a step that changes nothing would otherwise go on for ever. */
