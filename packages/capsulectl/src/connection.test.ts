@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { connect as connectHttp2 } from "node:http2";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { createServer, type Server } from "node:tls";
 import { IdentityService } from "@capsule/api";
@@ -12,8 +12,10 @@ import { toCliError } from "./rpc-errors.ts";
 
 let silent: Server;
 let host: string;
+let keyPem: string;
+let certificatePem: string;
 before(async () => {
-  const { keyPem, certificatePem } = await makeClientCertificate();
+  ({ keyPem, certificatePem } = await makeClientCertificate());
   silent = createServer(
     { key: keyPem, cert: certificatePem, minVersion: "TLSv1.3", ALPNProtocols: ["h2"] },
     (socket) => {
@@ -40,6 +42,31 @@ test("a capsule that says nothing is given up", async () => {
   connection.close();
   assert.ok(error instanceof CliError && error.exitCode === exitCode.timedOut, String(error));
   assert.match(error.message, /did not answer in time/);
+});
+
+test("a connection that is reset under a call ends it, as neither done nor refused", async () => {
+  const resetting = createServer({ key: keyPem, cert: certificatePem, minVersion: "TLSv1.3", ALPNProtocols: ["h2"] });
+  const raw: Socket[] = [];
+  resetting.on("connection", (socket) => raw.push(socket));
+  resetting.on("secureConnection", (socket) => {
+    socket.on("error", () => undefined);
+    // The request is on its way.
+    socket.once("data", () => raw.pop()?.resetAndDestroy());
+  });
+  await new Promise<void>((done) => resetting.listen(0, "127.0.0.1", done));
+  const address = `127.0.0.1:${(resetting.address() as AddressInfo).port}`;
+  const connection = await connect({ host: address, key: undefined, fingerprint: undefined });
+  const error = await connection
+    .client(IdentityService)
+    .getIdentity({})
+    .then(
+      () => assert.fail("answered"),
+      (e: unknown) => toCliError(e, address),
+    );
+  connection.close();
+  resetting.close();
+  assert.ok(error instanceof CliError && error.exitCode === exitCode.failed, String(error));
+  assert.match(error.message, /was lost/);
 });
 
 test("another server than the pinned one is refused before a byte is sent", async () => {

@@ -99,6 +99,9 @@ export async function connect({
   // is told. The delay is for an answer that came right before.
   const lost = new AbortController();
   let isClosed = false;
+  // The library lets go of the socket when a stream closes, and Node ends when nothing else is waited for: before it has
+  // heard that the connection was reset under another call (seen with connect-node 2.2: exit code 0, nothing done).
+  const alive = setInterval(() => undefined, 60_000);
   socket.once("close", () => {
     if (!isClosed) setTimeout(() => lost.abort(new ConnectError("the connection was lost", Code.Unavailable)), lostMs);
   });
@@ -122,6 +125,7 @@ export async function connect({
     },
     close: () => {
       isClosed = true;
+      clearInterval(alive);
       sessionManager.abort();
       socket.destroy();
     },

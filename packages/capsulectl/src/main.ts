@@ -61,6 +61,14 @@ async function main(): Promise<number> {
 }
 
 if (process.env["CAPSULE_NO_MAIN"] === undefined) {
+  // Node ends with 0 when nothing is left to wait for, a call that never settles included.
+  process.once("beforeExit", () => {
+    if (process.exitCode !== undefined) return;
+    note(
+      "capsulectl: no answer came, and none can come: whether the capsule has done it is not known. This is a fault of capsulectl.",
+    );
+    process.exitCode = exitCode.failed;
+  });
   // What is written to a pipe is not sent yet: the exit code is set, and the program ends when it has been.
   main().then((code) => {
     process.exitCode = code;

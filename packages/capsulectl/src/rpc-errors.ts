@@ -8,7 +8,6 @@ const codes: Partial<Record<Code, number>> = {
   [Code.Unauthenticated]: exitCode.refused,
   [Code.PermissionDenied]: exitCode.refused,
   [Code.AlreadyExists]: exitCode.conflict,
-  [Code.Aborted]: exitCode.conflict,
   [Code.DeadlineExceeded]: exitCode.timedOut,
 };
 
@@ -29,12 +28,21 @@ export function metadataOf(error: unknown): Readonly<Record<string, string>> {
   return error instanceof ConnectError ? (error.findDetails(ErrorInfoSchema)[0]?.metadata ?? {}) : {};
 }
 
+/** Codes of the library for a connection that broke under a call; capsules send them with a reason, or not at all. */
+const lost: ReadonlySet<Code> = new Set([Code.Unavailable, Code.Aborted, Code.Canceled, Code.Unknown]);
+
+/** Whether only the connection is at fault: what was asked may be done or not. */
+export function isConnectionLoss(error: unknown): boolean {
+  return error instanceof ConnectError && lost.has(error.code) && reasonOf(error) === undefined;
+}
+
 /** Any error as one to end the program with. `host` is who was called. */
 export function toCliError(error: unknown, host: string): Error {
   if (!(error instanceof ConnectError)) return error instanceof Error ? error : new Error(String(error));
   if (error.cause instanceof CliError) return error.cause;
-  if (error.code === Code.Unavailable && error.findDetails(ErrorInfoSchema).length === 0) {
-    return new CliError(`${host} cannot be reached: ${error.rawMessage}`, exitCode.failed, { cause: error });
+  if (isConnectionLoss(error)) {
+    const message = `The connection to ${host} was lost: ${error.rawMessage}. What was asked of it may still be done.`;
+    return new CliError(message, exitCode.failed, { cause: error });
   }
   if (error.code === Code.DeadlineExceeded && error.findDetails(ErrorInfoSchema).length === 0) {
     const message = `${host} did not answer in time. What was asked of it may still be done.`;

@@ -14,7 +14,7 @@ import { CliError } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { bytes, note, printDone, printMessage } from "../output.ts";
 import { Progress } from "../progress.ts";
-import { reasonOf } from "../rpc-errors.ts";
+import { isConnectionLoss, reasonOf } from "../rpc-errors.ts";
 import { type Capsule, followClock, withCapsule } from "../session.ts";
 import { sizeOption } from "../size.ts";
 
@@ -22,9 +22,6 @@ import { sizeOption } from "../size.ts";
 const patienceMs = 5 * 60_000;
 const retryMs = 1_000;
 const batchBytes = 256 * 1024;
-
-/** Codes of a connection that broke, and of nothing else that is asked of the capsule here. */
-const broken: ReadonlySet<Code> = new Set([Code.Unavailable, Code.Aborted, Code.Canceled, Code.Unknown]);
 
 export async function exportVolume(
   { capsule: chosen, format }: Globals,
@@ -217,11 +214,6 @@ async function persistently(
       await sleep(retryMs);
     }
   }
-}
-
-function isConnectionLoss(error: unknown): boolean {
-  if (!(error instanceof ConnectError)) return false;
-  return broken.has(error.code) && reasonOf(error) === undefined;
 }
 
 async function writeAll(file: FileHandle, data: Uint8Array): Promise<void> {

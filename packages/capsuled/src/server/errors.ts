@@ -70,12 +70,12 @@ export function toConnectError(error: unknown, method: string, log: Logger): Con
   }
   if (error.kind === "internal") log.error({ err: error, method }, "error in a call");
   const result = new ConnectError(shortened(error.message, maxMessage), codes[error.kind], undefined, undefined, error);
-  if (error.reason !== undefined) {
-    result.details.push({
-      desc: ErrorInfoSchema,
-      value: { reason: error.reason, domain: "capsule", metadata: boundedMetadata(error.metadata) },
-    });
-  }
+  // Always there: an error without it is one of the connection.
+  const reason = error.reason ?? error.kind.replaceAll(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
+  result.details.push({
+    desc: ErrorInfoSchema,
+    value: { reason, domain: "capsule", metadata: boundedMetadata(error.metadata) },
+  });
   if (error.violations.length > 0) {
     const fieldViolations = boundedViolations(error.violations);
     result.details.push({ desc: BadRequestSchema, value: { fieldViolations } });
