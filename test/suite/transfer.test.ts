@@ -165,6 +165,16 @@ describe("a connection that breaks", () => {
     await capsule.ctl(["volume", "delete", "shaken"]);
   });
 
+  test("does not end an import whose answer is lost", async () => {
+    const before = proxy.broken;
+    proxy.breakAnswerAfterBytes = statSync(file).size;
+    const { code, stderr } = await capsule.try(["--capsule", "shaky", "volume", "import", "answered", file]);
+    proxy.breakAnswerAfterBytes = Number.POSITIVE_INFINITY;
+    assert.equal(code, 0, stderr);
+    assert.equal(proxy.broken - before, 1);
+    await capsule.ctl(["volume", "delete", "answered"]);
+  });
+
   test("nor does a capsuled that is killed, with a snapshot; what it left goes", async () => {
     const out = join(capsule.dir, "killed.zst");
     const exporting = capsule.try(["volume", "export", "data", out, "--snapshot", "s"]);

@@ -6,6 +6,8 @@ export class BreakingProxy {
   readonly #sockets = new Set<Socket>();
   /** Bytes from the target after which a connection breaks; from the client too. */
   breakAfterBytes = Number.POSITIVE_INFINITY;
+  /** Whether a connection breaks when, its client having said so many bytes and then nothing, the target answers. */
+  breakAnswerAfterBytes = Number.POSITIVE_INFINITY;
   /** Connections that were broken. */
   broken = 0;
 
@@ -34,6 +36,8 @@ export class BreakingProxy {
 
   #carry(client: Socket, target: Socket): void {
     let carried = 0;
+    let [said, saidAt] = [0, 0];
+    const isAnswer = (): boolean => said > this.breakAnswerAfterBytes && performance.now() - saidAt > 30;
     for (const [from, to] of [
       [client, target],
       [target, client],
@@ -46,7 +50,8 @@ export class BreakingProxy {
       from.on("error", () => undefined);
       from.on("data", (data: Buffer) => {
         carried += data.length;
-        if (carried > this.breakAfterBytes) {
+        if (from === client) [said, saidAt] = [said + data.length, performance.now()];
+        if (carried > this.breakAfterBytes || (from === target && isAnswer())) {
           this.broken++;
           client.resetAndDestroy();
           target.resetAndDestroy();

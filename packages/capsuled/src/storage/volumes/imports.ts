@@ -16,7 +16,7 @@ import {
 import type { Logger } from "pino";
 import { CapsuleError } from "../../errors.ts";
 import type { Store } from "../../store/store.ts";
-import { newUid } from "../../store/uid.ts";
+import { uidOfText } from "../../store/uid.ts";
 import type { VolumeRecord } from "../../store/volumes.ts";
 import { scratchDisk, wholeExtents } from "../layout.ts";
 import type { DiskId, PoolBackend } from "../pool/backend.ts";
@@ -42,8 +42,10 @@ interface Session {
     | undefined;
   /** Counts its callers: an earlier one ends when the next has come. */
   caller: number;
-  /** What an earlier caller still writes. */
-  writing: Promise<void>;
+  /** What the present caller does to the disk, or an earlier one still does. */
+  working: Promise<unknown>;
+  /** Since all of it was there: whoever comes now gets this result. */
+  finishing: Promise<VolumeRecord> | undefined;
   timer: NodeJS.Timeout | undefined;
   release: () => void;
 }
@@ -68,6 +70,9 @@ export class Imports {
   nextChunk(importId: string): number {
     const session = this.#sessions.get(importId);
     if (session !== undefined) return session.digests.length;
+    // Done, and only the answer was lost: no chunk is wanted any more.
+    const done = this.#volumeOf(importId);
+    if (done !== undefined) return Math.ceil(Number(done.spec.sizeBytes) / chunkBytes);
     throw new CapsuleError(
       "notFound",
       "The import is not there any more: the capsule has waited too long, or has restarted. Begin anew.",
@@ -79,8 +84,9 @@ export class Imports {
 
   /**
    * Takes the frames of an image, header first, or from `firstChunk` on when the import of this id wants that one. Resolves
-   * with the volume when the trailer was right. Throws `invalid` for what is no image, is cut or is damaged, of which
-   * nothing stays; `conflict` when there is a volume of this name.
+   * with the volume when the trailer was right, and again for whoever repeats the call because he did not hear of it.
+   * Throws `invalid` for what is no image, is cut or is damaged, of which nothing stays; `conflict` when there is a volume
+   * of this name.
    */
   async receive(
     importId: string,
@@ -88,21 +94,22 @@ export class Imports {
     firstChunk: number,
     data: AsyncIterable<Uint8Array>,
   ): Promise<VolumeRecord> {
-    const before = this.#sessions.get(importId);
-    if (before !== undefined) {
-      before.caller++;
-      clearTimeout(before.timer);
-      await before.writing.catch(() => undefined);
-    }
-    const session = this.#session(importId, spec, firstChunk);
+    const done = this.#volumeOf(importId);
+    if (done?.name === spec.name) return done;
+    const session = this.#sessions.get(importId) ?? this.#begin(importId, spec, firstChunk);
+    if (session.finishing !== undefined) return await session.finishing;
     const caller = ++session.caller;
+    const isOurs = (): boolean => session.caller === caller;
+    clearTimeout(session.timer);
     let keep = false;
     try {
-      const trailer = await this.#take(session, data, () => session.caller === caller);
-      return await this.#finish(session, trailer);
+      const trailer = await this.#take(session, firstChunk, data, isOurs);
+      if (!isOurs()) throw takenOver();
+      session.finishing = this.#finish(session, trailer);
+      return await session.finishing;
     } catch (error) {
       // A connection that broke is no fault of the image: the rest may come.
-      keep = !(error instanceof ImageFormatError || error instanceof CapsuleError);
+      keep = error instanceof OutOfStep || !(error instanceof ImageFormatError || error instanceof CapsuleError);
       if (error instanceof ImageFormatError)
         throw new CapsuleError("invalid", `Nothing was imported: ${error.message}.`, {
           cause: error,
@@ -110,27 +117,32 @@ export class Imports {
         });
       throw error;
     } finally {
-      if (session.caller === caller) {
-        if (keep) session.timer = setTimeout(() => void this.#close(session), patienceMs).unref();
+      if (isOurs()) {
+        if (keep && session.finishing === undefined)
+          session.timer = setTimeout(() => void this.#close(session), patienceMs).unref();
         else await this.#close(session);
       }
     }
   }
 
   async stop(): Promise<void> {
-    await Promise.all([...this.#sessions.values()].map((session) => this.#close(session)));
+    await Promise.all(
+      [...this.#sessions.values()].map(async (session) => {
+        // Its row may be written at any moment: the disk is not to be taken away under it.
+        await session.finishing?.catch(() => undefined);
+        await this.#close(session);
+      }),
+    );
   }
 
-  #session(id: string, spec: VolumeSpec, firstChunk: number): Session {
-    const found = this.#sessions.get(id);
-    if (found !== undefined) {
-      if (found.digests.length !== firstChunk)
-        throw new CapsuleError(
-          "precondition",
-          `The import goes on at chunk ${found.digests.length}, not at ${firstChunk}.`,
-        );
-      return found;
-    }
+  /** The volume that an import has made, if it still has that disk. */
+  #volumeOf(importId: string): VolumeRecord | undefined {
+    const { volumes } = this.#options.store;
+    const name = volumes.ownerOfDisk(diskUidOf(importId));
+    return name === undefined ? undefined : volumes.get(name);
+  }
+
+  #begin(id: string, spec: VolumeSpec, firstChunk: number): Session {
     if (firstChunk !== 0) this.nextChunk(id);
     if (!/^[A-Za-z0-9-]{16,64}$/.test(id)) {
       const description = "16 to 64 letters, digits and dashes are needed";
@@ -138,6 +150,12 @@ export class Imports {
         violations: [{ path: "importId", description }],
       });
     }
+    const { volumes, snapshots } = this.#options.store;
+    const uid = diskUidOf(id);
+    if (volumes.ownerOfDisk(uid) !== undefined || snapshots.byDisk(uid) !== undefined)
+      throw new CapsuleError("conflict", "The import of this id has made another volume already: choose another id.", {
+        reason: "IMPORT_DONE",
+      });
     if (this.#sessions.size >= maxImports)
       throw new CapsuleError("exhausted", `${maxImports} imports are under way, the most at once. Try again later.`);
     const session: Session = {
@@ -146,7 +164,8 @@ export class Imports {
       digests: [],
       target: undefined,
       caller: 0,
-      writing: Promise.resolve(),
+      working: Promise.resolve(),
+      finishing: undefined,
       timer: undefined,
       release: () => undefined,
     };
@@ -154,24 +173,42 @@ export class Imports {
     return session;
   }
 
-  async #take(session: Session, data: AsyncIterable<Uint8Array>, isOurs: () => boolean): Promise<ImageTrailer> {
+  async #take(
+    session: Session,
+    firstChunk: number,
+    data: AsyncIterable<Uint8Array>,
+    isOurs: () => boolean,
+  ): Promise<ImageTrailer> {
+    const work = async (what: () => Promise<void>): Promise<void> => {
+      // An earlier caller may be in the middle of something.
+      await session.working.catch(() => undefined);
+      if (!isOurs()) throw takenOver();
+      session.working = what();
+      await session.working;
+    };
+    await work(async () => {
+      if (session.digests.length !== firstChunk) throw new OutOfStep(session.digests.length, firstChunk);
+    });
     let waiting: Uint8Array[] = [];
     const write = async (): Promise<void> => {
-      if (!isOurs()) throw new Error("another caller goes on with this import");
       const frames = waiting;
       waiting = [];
-      session.writing = this.#write(session, frames);
-      await session.writing;
+      await work(() => this.#write(session, frames));
     };
+    let isFirst = true;
     for await (const frame of framesOf(data)) {
       if (frame.kind === "data") {
         waiting.push(frame.bytes);
         if (waiting.length >= atOnce) await write();
-        continue;
+      } else {
+        await write();
+        const { document } = frame;
+        if (document.format !== "capsule-volume") return document;
+        // Of a caller who could not know that it had come.
+        const isAgain = isFirst && firstChunk === 0 && session.target?.header.sizeBytes === document.sizeBytes;
+        if (!isAgain) await work(() => this.#makeDisk(session, document));
       }
-      await write();
-      if (frame.document.format === "capsule-volume") await this.#begin(session, frame.document);
-      else return frame.document;
+      isFirst = false;
     }
     await write();
     throw new ImageFormatError(
@@ -180,7 +217,7 @@ export class Imports {
   }
 
   /** Makes the disk, once the header tells its size. */
-  async #begin(session: Session, header: ImageHeader): Promise<void> {
+  async #makeDisk(session: Session, header: ImageHeader): Promise<void> {
     const { manager, pools, store, controller } = this.#options;
     if (session.target !== undefined) throw new ImageFormatError("it has a second beginning");
     const spec = clone(VolumeSpecSchema, session.spec);
@@ -190,9 +227,11 @@ export class Imports {
     const kept = store.volumes.list().some((one) => one.provisioned);
     const backend = kept ? await pools.get(spec.pool).use() : await pools.get(spec.pool).open(true);
     if (backend === undefined) throw new CapsuleError("unavailable", "The pool is not there.");
-    const uid = newUid("d");
+    const uid = diskUidOf(session.id);
     const disk = { name: scratchDisk(uid), uid };
     session.release = controller.reserve(uid);
+    // Of the same import, from before a restart of capsuled.
+    await backend.remove(disk);
     await backend.create(disk, wholeExtents(header.sizeBytes));
     session.target = { header, backend, disk, file: await open(await backend.pathOf(disk), "r+") };
   }
@@ -250,6 +289,7 @@ export class Imports {
     if (!this.#sessions.delete(session.id)) return;
     clearTimeout(session.timer);
     session.caller++;
+    await session.working.catch(() => undefined);
     const { target } = session;
     session.target = undefined;
     await target?.file.close().catch(() => undefined);
@@ -258,6 +298,22 @@ export class Imports {
       this.#options.log.warn({ err: error, volume: session.spec.name }, "what an import has left is removed later");
     });
   }
+}
+
+/** The caller goes on at another chunk than the import wants; he may ask where, and come again. */
+class OutOfStep extends CapsuleError {
+  constructor(wanted: number, given: number) {
+    super("precondition", `The import goes on at chunk ${wanted}, not at ${given}.`);
+  }
+}
+
+function takenOver(): Error {
+  return new Error("another caller goes on with this import");
+}
+
+/** An import's disk is known by its id alone, after a restart too: so it is seen that the import is done. */
+function diskUidOf(importId: string): string {
+  return uidOfText("d", importId);
 }
 
 /** Throws `invalid` with the words of e2fsck. The journal is replayed, as by a mount; nothing else is changed. */
