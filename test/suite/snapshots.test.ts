@@ -48,6 +48,16 @@ describe("a snapshot", () => {
     if (capsule.host.runner === "namespace") assert.ok(Number(first?.exclusiveBytes) > 0);
   });
 
+  test("that nobody names has a name of its own, and a restore's too: several in a second", async () => {
+    await capsule.ctl(["volume", "create", "quick", "--size", "64MiB"]);
+    await Promise.all([1, 2, 3].map(() => capsule.ctl(["volume", "snapshot", "quick"])));
+    const made = await names("quick");
+    assert.equal(new Set(made).size, 3, made.join());
+    await Promise.all([1, 2, 3].map(() => capsule.ctl(["volume", "restore", "quick", made[0] ?? ""])));
+    assert.equal((await names("quick")).length, 6);
+    await capsule.ctl(["volume", "delete", "quick", "--snapshots"]);
+  });
+
   test("is restored as a new volume, with what it held", async () => {
     assert.equal((await capsule.try(["volume", "restore", "data", "first", "--as", "data"])).code, 5);
     await capsule.ctl(["volume", "restore", "data", "first", "--as", "copy"]);

@@ -80,9 +80,9 @@ export class Snapshots {
   async create(volume: VolumeRecord, name: string, origin: SnapshotOrigin = "manual"): Promise<SnapshotRecord> {
     const { store, pools, controller } = this.#options;
     const now = this.#now();
-    const wanted = name === "" ? `at-${stamp(now)}` : name;
-    if (!isVolumeName(wanted)) throw invalidName(wanted);
+    if (name !== "" && !isVolumeName(name)) throw invalidName(name);
     return await controller.exclusive(volume.uid, async () => {
+      const wanted = name === "" ? this.#freeName(volume.uid, `at-${stamp(now)}`) : name;
       const record = await this.#withDisk(volume.uid);
       const existing = store.snapshots.of(volume.uid);
       if (existing.some((one) => one.name === wanted)) throw exists(record.name, wanted);
@@ -261,7 +261,7 @@ export class Snapshots {
     const { uid, diskUid } = this.#get(volume, name);
     const backend = await pools.get(volume.pool).use();
     const id = this.#scratch();
-    const before = `before-restore-${stamp(this.#now())}`;
+    const before = this.#freeName(volume.uid, `before-restore-${stamp(this.#now())}`);
     await controller.making(id.uid, async () => {
       await backend.snapshot({ name: snapshotDisk(uid), uid: diskUid }, id);
       const current = store.volumes.byUid(volume.uid);
@@ -315,6 +315,15 @@ export class Snapshots {
     const deadline = Date.now() + stopWaitMs;
     while (controller.holdersOf(uid).length > 0 && Date.now() < deadline) await sleep(50, undefined, { signal });
     return stopped;
+  }
+
+  /** `base`, or with a number behind it when the volume has a snapshot of that name: two may be taken in a second. */
+  #freeName(volumeUid: string, base: string): string {
+    const taken = new Set(this.#options.store.snapshots.of(volumeUid).map(({ name }) => name));
+    for (let i = 1; ; i++) {
+      const name = i === 1 ? base : `${base}-${i}`;
+      if (!taken.has(name)) return name;
+    }
   }
 
   #scratch(): DiskId {
