@@ -1,7 +1,7 @@
 /** A real registry (Debian's docker-registry, taken out of its package) in the network namespace of a capsule. */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { downloadPackages, extractPackage } from "../../image/apt.ts";
@@ -53,9 +53,26 @@ export async function startRegistry({ dir, port, namespaceOf, htpasswd }: Regist
   child.stderr.on("data", (data: Buffer) => {
     errors += data.toString();
   });
-  await sleep(700);
-  if (child.exitCode !== null) throw new Error(`the registry ended: ${errors}`);
+  const deadline = Date.now() + 20_000;
+  while (!listens(child.pid, port)) {
+    if (child.exitCode !== null || Date.now() > deadline) {
+      child.kill("SIGKILL");
+      throw new Error(`the registry does not listen on ${port}: ${errors}`);
+    }
+    await sleep(20);
+  }
   return { port, stop: () => void child.kill("SIGKILL") };
+}
+
+/** Seen in its own network namespace, in which nsenter is only at its end. State 0A is LISTEN (proc_net(5)). */
+function listens(pid: number | undefined, port: number): boolean {
+  const hex = port.toString(16).toUpperCase().padStart(4, "0");
+  try {
+    const isItself = readFileSync(`/proc/${pid}/comm`, "utf8").startsWith("docker-registr");
+    return isItself && readFileSync(`/proc/${pid}/net/tcp`, "utf8").includes(`0100007F:${hex} 00000000:0000 0A`);
+  } catch {
+    return false;
+  }
 }
 
 /** Puts an image of test/images into a registry on this machine (distribution-spec, "Pushing"). */

@@ -118,7 +118,7 @@ function pullError(error: unknown, reference: string): CapsuleError {
   const known = translated(error, reference);
   const text = known.message;
   const hint = "set credentials by `capsulectl registry set`";
-  if (/not found|404/i.test(text)) return new CapsuleError("notFound", text, { cause: error, reason: "NO_IMAGE" });
+  if (/not found|\b404\b/i.test(text)) return new CapsuleError("notFound", text, { cause: error, reason: "NO_IMAGE" });
   if (/\b(401|403)\b|unauthorized|authorization failed|access denied/i.test(text)) {
     return new CapsuleError("denied", `${text}; ${hint}`, { cause: error, reason: "REGISTRY_DENIED" });
   }
