@@ -4,7 +4,8 @@
 .PHONY: help up down image qemu qemu-stop test-machine test-qemu deps generate build check lint test bench docs clean
 
 node := node_modules/.bin/node
-units := $(node) --test --test-reporter=spec "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
+run_tests := $(node) --test --test-reporter=spec --test-reporter-destination=stdout --test-reporter=./test/support/failures.ts --test-reporter-destination=stdout
+units := $(run_tests) "packages/*/src/**/*.test.ts" "image/**/*.test.ts"
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,16 +49,16 @@ test: check build ## Everything that must pass
 	@# Debian 12 has no clippy for its newer Rust.
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
-	@$(node) --test --test-reporter=spec --test-concurrency=1 "test/storage/*.test.ts" "test/suite/*.test.ts" "test/namespace/*.test.ts"
+	@$(run_tests) --test-concurrency=1 "test/storage/*.test.ts" "test/suite/*.test.ts" "test/namespace/*.test.ts"
 
 # Not in `make test` yet: emulated, all of it takes about an hour.
 machine_tests := test/qemu/image.test.ts test/suite/keys.test.ts test/suite/volumes.test.ts test/suite/workloads.test.ts
 
 test-machine: image ## A part of test-qemu (about 12 minutes emulated)
-	@CAPSULE_RUNNER=qemu $(node) --test --test-reporter=spec --test-concurrency=1 $(machine_tests)
+	@CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=1 $(machine_tests)
 
 test-qemu: image ## The whole suite and the machine's own tests in QEMU (ROUNDS=10 reboots and power cuts)
-	@CAPSULE_RUNNER=qemu $(node) --test --test-reporter=spec --test-concurrency=1 "test/suite/*.test.ts" "test/qemu/*.test.ts"
+	@CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=1 "test/suite/*.test.ts" "test/qemu/*.test.ts"
 
 docs: generate ## Write the references from the sources (docs/cli.md, docs/manifest.md)
 	@$(node) scripts/docs.ts

@@ -150,6 +150,11 @@ export class TestCapsule {
     await this.host.exec(["sh", "-c", `kill -9 ${pid}; while kill -0 ${pid} 2>/dev/null; do sleep 0.02; done`]);
   }
 
+  /** Starts capsuled now, after a kill: not when the wait is over that capsule-init makes longer with each. */
+  async startCapsuled(): Promise<void> {
+    await this.host.exec(["capsule-init", "ctl", "start", "capsuled"]);
+  }
+
   async untilServing(timeoutMs = 120_000): Promise<void> {
     const deadline = Date.now() + timeoutMs;
     // State 0A is LISTEN (proc_net(5)): connections of a capsuled that was killed stay in the table for a while.
