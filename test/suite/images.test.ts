@@ -94,3 +94,38 @@ test("a push that capsuled does not survive leaves nothing", async () => {
   await capsule.untilServing();
   assert.deepEqual(await leftovers(content), []);
 });
+
+test("a container whose directory a power cut has taken starts again", async () => {
+  const manifest = `kind: Container\nname: torn\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s}\n`;
+  assert.equal((await capsule.apply(manifest, "--wait=60s")).code, 0);
+  await capsule.ctl(["workload", "stop", "torn"]);
+  const { uid } = await capsule.workload("torn");
+  const mount = await capsule.host.exec(["ctr", "-n", "capsule", "snapshots", "mounts", "/x", uid]);
+  const directory = /upperdir=([^, ]+)\/fs/.exec(mount)?.[1];
+  assert.ok(directory !== undefined, mount);
+  await capsule.host.exec(["rm", "-r", directory]);
+  await capsule.ctl(["workload", "start", "torn", "--wait=60s"]);
+  await capsule.until("torn", ({ status }) => status.phase === "PHASE_RUNNING", "running", 60_000);
+  await capsule.ctl(["workload", "delete", "torn"]);
+});
+
+test("an image that was not yet safe on the disk stays after a crash of capsuled, and goes after a boot", async () => {
+  const name = "docker.io/library/busybox:1";
+  const listed = (): Promise<string> => capsule.host.exec(["ctr", "-n", "capsule", "images", "ls"]);
+  const again = async (): Promise<void> => {
+    await capsule.host.exec(["ctr", "-n", "capsule", "images", "label", name, "capsule.unsettled=1"]);
+    await capsule.killCapsuled();
+    await capsule.startCapsuled();
+    await capsule.untilServing();
+  };
+  assert.doesNotMatch(await listed(), /unsettled/, "a push that is answered is safe");
+  await again();
+  assert.ok((await listed()).includes(name));
+  assert.doesNotMatch(await listed(), /unsettled/);
+  // As after a boot: nothing of /run is there.
+  await capsule.host.exec(["rm", "/run/capsule/images-checked"]);
+  await capsule.host.exec(["ctr", "-n", "capsule", "leases", "create", "--id", "of-a-pull"]);
+  await again();
+  assert.ok(!(await listed()).includes(name));
+  assert.equal(await capsule.host.exec(["ctr", "-n", "capsule", "leases", "ls", "-q"]), "");
+});

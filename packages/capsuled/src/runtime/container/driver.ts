@@ -4,6 +4,7 @@
  * calls: what is left is recognised by name the next time.
  */
 
+import { existsSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { create } from "@bufbuild/protobuf";
 import { timestampDate } from "@bufbuild/protobuf/wkt";
@@ -103,11 +104,11 @@ export class ContainerDriver implements RuntimeDriver {
     try {
       const seen = await this.observe(uid, signal);
       if (seen?.task.state === "running" && seen.generation === instance.generation) return;
-      if (seen === undefined) await this.#deleteTask(uid);
-      if (seen !== undefined && seen.generation !== instance.generation) await this.remove(uid, signal);
-      else if (seen !== undefined) await this.#deleteTask(uid);
-      const kept = seen?.generation === instance.generation;
-      const mounts = kept ? await this.#mountsOf(uid, signal) : await this.#create(instance, signal);
+      await this.#deleteTask(uid);
+      const before = seen?.generation === instance.generation ? await this.#wholeMountsOf(uid, signal) : undefined;
+      const kept = before !== undefined;
+      if (seen !== undefined && !kept) await this.remove(uid, signal);
+      const mounts = before ?? (await this.#create(instance, signal));
       try {
         await this.#run(instance, mounts, link, signal);
       } catch (error) {
@@ -260,6 +261,13 @@ export class ContainerDriver implements RuntimeDriver {
   async #mountsOf(uid: string, signal?: AbortSignal): Promise<Mount[]> {
     const request = { snapshotter: SNAPSHOTTER, key: uid };
     return (await this.#client.snapshots.mounts(request, signal === undefined ? {} : { signal })).mounts;
+  }
+
+  /** Undefined when a power cut has taken the directory of a snapshot that containerd still knows, or the snapshot. */
+  async #wholeMountsOf(uid: string, signal: AbortSignal): Promise<Mount[] | undefined> {
+    const mounts = await orUndefined(this.#mountsOf(uid, signal));
+    const upper = mounts?.[0]?.options.find((option) => option.startsWith("upperdir="))?.slice("upperdir=".length);
+    return upper === undefined || existsSync(upper) ? mounts : undefined;
   }
 
   async #run(

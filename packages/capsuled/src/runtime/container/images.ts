@@ -3,18 +3,14 @@ import { timestampDate } from "@bufbuild/protobuf/wkt";
 import type { Logger } from "pino";
 import { CapsuleError } from "../../errors.ts";
 import type { Image } from "../../gen/containerd/github.com/containerd/containerd/api/services/images/v1/images_pb.js";
-import { runTool } from "../../tool.ts";
 import type { ImageInfo, ImageStore, PullProgress, RegistryAccess } from "../images.ts";
 import { type Containerd, orUndefined, translated } from "./client.ts";
 import type { ImageConfigs } from "./image-config.ts";
 import { importArchive } from "./import.ts";
 import { pullImage } from "./pull.ts";
 import { normalizeReference, registryOf } from "./reference.ts";
+import { settle } from "./settle.ts";
 import { withView } from "./view.ts";
-
-const imagesDir = "/perm/containerd";
-/** Gigabytes to a slow disk. */
-const syncTimeoutMs = 30 * 60_000;
 
 export class ContainerdImages implements ImageStore {
   readonly #client: Containerd;
@@ -61,7 +57,7 @@ export class ContainerdImages implements ImageStore {
     signal: AbortSignal,
   ): Promise<ImageInfo> {
     await pullImage(this.#client, reference, access, onProgress, signal);
-    await settleOnDisk();
+    await settle(this.#client, [reference]);
     return await this.#named(reference);
   }
 
@@ -72,7 +68,7 @@ export class ContainerdImages implements ImageStore {
   ): Promise<readonly ImageInfo[]> {
     const wanted = name === undefined ? undefined : normalizeReference(name);
     const names = await importArchive(this.#client, this.#configs, data, wanted, signal, this.#log);
-    await settleOnDisk();
+    await settle(this.#client, names);
     return await Promise.all(names.map((one) => this.#named(one)));
   }
 
@@ -122,12 +118,4 @@ export class ContainerdImages implements ImageStore {
       platform: config?.platform ?? "unknown",
     };
   }
-}
-
-/**
- * Before an image is promised: containerd 1.7 syncs its database, and not what it has unpacked. After a power cut it would
- * take files that are empty for whole ones, and every container of the image would end at once (docs/decisions.md).
- */
-async function settleOnDisk(): Promise<void> {
-  await runTool(["sync", "-f", imagesDir], "", syncTimeoutMs);
 }

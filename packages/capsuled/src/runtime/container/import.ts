@@ -16,6 +16,7 @@ import {
 import { type Lease, storeBlob, takeLease } from "./blobs.ts";
 import { anyOf, type Containerd, orUndefined, translated, unpack } from "./client.ts";
 import type { ImageConfigs } from "./image-config.ts";
+import { unsettledLabels } from "./settle.ts";
 import { splitArchive } from "./split-archive.ts";
 import { openStream, type Stream, unpackHere, watchProgress } from "./transfer.ts";
 
@@ -74,6 +75,7 @@ async function importUnder(
         source: anyOf(ImageImportStreamSchema, { stream: stream.id }),
         destination: anyOf(ImageStoreSchema, {
           name: "",
+          labels: unsettledLabels,
           unpacks: [unpackHere],
           extraReferences: [
             { name: unnamed, isPrefix: true, allowOverwrite: true, addDigest: true, skipNamedDigest: true },

@@ -8,6 +8,7 @@ import { cleanExecs } from "./exec.ts";
 import { proxyIdentity } from "./forwarder.ts";
 import { ImageConfigs } from "./image-config.ts";
 import { ContainerdImages } from "./images.ts";
+import { settleLeftovers } from "./settle.ts";
 import { cleanViews } from "./view.ts";
 
 export interface ContainerRuntime {
@@ -28,6 +29,7 @@ export async function openContainerd(options: {
   await proxyIdentity();
   const client = connectContainerd(socket);
   await cleanLeases(client);
+  await settleLeftovers(client, log);
   const configs = new ImageConfigs(client);
   await cleanViews();
   return {

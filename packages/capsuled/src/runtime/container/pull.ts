@@ -16,6 +16,7 @@ import { startForwarder } from "./forwarder.ts";
 import { architecture } from "./image-config.ts";
 import { PullMeter } from "./pull-meter.ts";
 import { pathOf, registryOf } from "./reference.ts";
+import { unsettledLabels } from "./settle.ts";
 import { openStream, type Stream, unpackHere, watchProgress } from "./transfer.ts";
 
 const LOOPBACK = /^(localhost|127\.[0-9.]+|\[::1\])(:[0-9]+)?$/;
@@ -77,6 +78,7 @@ async function pullBy(
         source: anyOf(OCIRegistrySchema, { reference: from, resolver: { authStream: auth.id } }),
         destination: anyOf(ImageStoreSchema, {
           name: reference,
+          labels: unsettledLabels,
           platforms: [{ os: "linux", architecture }],
           unpacks: [unpackHere],
         }),
