@@ -5,6 +5,7 @@ import { downloadPackages, extractPackage, suite } from "../../image/apt.ts";
 import { buildDir, cacheDir } from "../../image/paths.ts";
 import { run } from "../../image/run.ts";
 import { type ImageSpec, writeImage } from "./image.ts";
+import { sqliteLayer } from "./sqlite.ts";
 import type { TarEntry } from "./tar.ts";
 
 const page = "<!doctype html><title>Capsule</title><h1>Hello from a container in a capsule</h1>\n";
@@ -60,6 +61,7 @@ export async function testImages(): Promise<Map<string, ImageSpec>> {
         },
       },
     ],
+    ["sqlite", { name: "sqlite:1", layers: [base, await sqliteLayer()], config: { Cmd: ["sh"], Env: env } }],
     // busybox does what its name says, and `sleep` is the only name that it has here.
     [
       "bare",

@@ -1,0 +1,68 @@
+/** Databases under load: what snapshots, restores, exports and imports hold of them is whole, and all that was committed. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { checkInWorkload, committed, databaseManifest, databases } from "../support/database.ts";
+import { emulated, TestCapsule } from "../support/test-capsule.ts";
+
+let capsule: TestCapsule;
+before(async () => {
+  capsule = await TestCapsule.start("database", ["sqlite"]);
+  await applied(`kind: Volume\nname: data\nsize: 64MiB\n---\n${databaseManifest("db", "data")}`);
+  const deadline = Date.now() + 60_000;
+  while (Object.keys(await committed(capsule, "db")).length < databases.length) {
+    assert.ok(Date.now() < deadline, await capsule.ctl(["workload", "logs", "db"]));
+    await sleep(100);
+  }
+});
+after(async () => await capsule?.stop());
+
+async function applied(manifest: string): Promise<void> {
+  const { code, stderr } = await capsule.apply(manifest, "--wait=120s");
+  assert.equal(code, 0, stderr);
+}
+
+/** By the database's own program, in a workload that mounts the volume. */
+async function check(volume: string, said: Readonly<Record<string, number>>): Promise<void> {
+  await applied(
+    `kind: Container\nname: reader\ncontainer:\n  image: sqlite:1\n  command: [sleep, 1d]\n  stopTimeout: 0s\n  mounts: [{volumeName: ${volume}, mountPath: /data}]\n`,
+  );
+  await checkInWorkload(capsule, "reader", said, volume);
+  await capsule.ctl(["workload", "delete", "reader"]);
+  await capsule.ctl(["volume", "delete", volume]);
+}
+
+test("snapshots, restored as volumes", async () => {
+  const taken: Record<string, number>[] = [];
+  for (let i = 0; i < (emulated ? 2 : 3); i++) {
+    taken.push(await committed(capsule, "db"));
+    await capsule.ctl(["volume", "snapshot", "data", `s${i}`]);
+  }
+  for (const [i, said] of taken.entries()) {
+    await capsule.ctl(["volume", "restore", "data", `s${i}`, "--as", `r${i}`]);
+    await check(`r${i}`, said);
+  }
+});
+
+test("an export that is taken under load, imported", async () => {
+  const said = await committed(capsule, "db");
+  const file = join(capsule.dir, "data.zst");
+  await capsule.ctl(["volume", "export", "data", file]);
+  await capsule.ctl(["volume", "import", "imported", file]);
+  await check("imported", said);
+});
+
+test("a restore gives back what the snapshot held, and the database goes on", async () => {
+  await capsule.ctl(["volume", "snapshot", "data", "back"]);
+  await capsule.ctl(["volume", "restore", "data", "back", "--stop"]);
+  await capsule.until("db", ({ status }) => status.phase === "PHASE_RUNNING", "running", 60_000);
+  const before = await committed(capsule, "db");
+  const deadline = Date.now() + 60_000;
+  for (;;) {
+    const now = await committed(capsule, "db");
+    if (databases.every((file) => (now[file] ?? 0) > (before[file] ?? 0))) break;
+    assert.ok(Date.now() < deadline, JSON.stringify(now));
+    await sleep(200);
+  }
+});
