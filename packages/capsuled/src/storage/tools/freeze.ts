@@ -11,9 +11,17 @@ import { runTool } from "../../tool.ts";
 /** Longer than any snapshot takes, in seconds. */
 const maxFrozenS = 20;
 
-/** What reads ends with the line, with the end of the input, or when its time is over. */
+/**
+ * What reads ends with the line, with the end of the input, or when its time is over. Freezing flushes, and the kernel
+ * tells a write that failed long ago (the pool was full) to the first who flushes after it: another try succeeds.
+ */
 const script = `
-fsfreeze --freeze "$1" || exit 1
+tries=3
+until fsfreeze --freeze "$1"; do
+  tries=$((tries - 1))
+  [ $tries -gt 0 ] || exit 1
+  sleep 0.5
+done
 echo frozen
 line=$(timeout ${maxFrozenS} head -n 1)
 fsfreeze --unfreeze "$1"
@@ -29,16 +37,22 @@ export async function withFrozen<T>(mountPoint: string, work: () => Promise<T>):
   const child = spawn("sh", ["-c", script, "freeze", mountPoint], { stdio: ["pipe", "pipe", "pipe"], detached: true });
   const ended = new Promise<number>((resolve) => {
     child.once("error", () => resolve(127));
-    child.once("exit", (code) => resolve(code ?? 128));
+    child.once("close", (code) => resolve(code ?? 128));
   });
   child.stdin.on("error", () => undefined);
-  child.stderr.resume();
+  let words = "";
+  child.stderr.on("data", (data: Buffer) => {
+    words = `${words}${data}`.slice(-500);
+  });
   const lines = createInterface({ input: child.stdout });
   const frozen = new Promise<boolean>((resolve) => {
     lines.once("line", () => resolve(true));
     lines.once("close", () => resolve(false));
   });
-  if (!(await frozen)) throw notAtRest(mountPoint, "could not be brought to rest");
+  if (!(await frozen)) {
+    await ended;
+    throw notAtRest(mountPoint, `could not be brought to rest: ${words.trim().split("\n").at(-1)}`);
+  }
   let result: T;
   try {
     result = await work();
