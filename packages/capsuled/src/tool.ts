@@ -1,5 +1,6 @@
 import { spawn } from "node:child_process";
 import { text } from "node:stream/consumers";
+import { mayCrash } from "./crash-point.ts";
 import { CapsuleError } from "./errors.ts";
 
 /** How long a tool may take unless told, in milliseconds: rules of 4,000 workloads load in well under this. */
@@ -37,6 +38,7 @@ export async function runTool(command: readonly string[], input = "", timeoutMs 
   child.stdin.on("error", () => undefined);
   child.stdin.end(input);
   const [{ code, signal }, stdout, stderr] = await Promise.all([exit, text(child.stdout), text(child.stderr)]);
+  mayCrash();
   if (code === 0) return stdout;
   throw new ToolError(command.join(" "), `ended with ${signal ?? `code ${code}`}`, { stderr, stdout, code });
 }

@@ -4,6 +4,7 @@
  */
 import { chmodSync } from "node:fs";
 import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
+import { mayCrash } from "../crash-point.ts";
 import { CapsuleError } from "../errors.ts";
 import { migrations } from "./migrations.ts";
 
@@ -39,7 +40,9 @@ export class Database {
   /** Returns the number of rows changed. */
   run(sql: string, ...values: SQLInputValue[]): number {
     try {
-      return Number(this.#prepare(sql).run(...values).changes);
+      const changes = Number(this.#prepare(sql).run(...values).changes);
+      if (!this.#inTransaction) mayCrash();
+      return changes;
     } catch (error) {
       throw fullDisk(error) ?? error;
     }
@@ -65,6 +68,7 @@ export class Database {
     } finally {
       this.#inTransaction = false;
     }
+    mayCrash();
     const callbacks = this.#afterCommit;
     this.#afterCommit = [];
     for (const callback of callbacks) callback();

@@ -6,6 +6,7 @@
 import { constants, existsSync } from "node:fs";
 import { copyFile, mkdir, open, readdir, rename, rm, stat, statfs, truncate } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { mayCrash } from "../../crash-point.ts";
 import { syncDirectory } from "../../durable.ts";
 import { CapsuleError } from "../../errors.ts";
 import { poolFile, poolMount } from "../layout.ts";
@@ -84,6 +85,7 @@ export class ReflinkBackend implements PoolBackend {
     const file = await open(path, "w", 0o600);
     try {
       await file.truncate(sizeBytes);
+      mayCrash();
       await file.sync();
     } finally {
       await file.close();
@@ -95,6 +97,7 @@ export class ReflinkBackend implements PoolBackend {
     await this.#refuseTaken(to);
     const path = this.#path("new", to);
     await copyFile(await this.#existing(from), path, constants.COPYFILE_FICLONE_FORCE);
+    mayCrash();
     const file = await open(path, "r+");
     try {
       await file.sync();
@@ -115,6 +118,7 @@ export class ReflinkBackend implements PoolBackend {
     if (present === undefined) throw noDisk(id);
     await this.#refuseTaken({ ...id, name }, id.uid);
     await rename(present, target);
+    mayCrash();
     await syncDirectory(dirname(target));
     await syncDirectory(dirname(present));
   }
@@ -123,6 +127,7 @@ export class ReflinkBackend implements PoolBackend {
     const path = await this.#existing(id);
     if ((await stat(path)).size < sizeBytes) {
       await truncate(path, sizeBytes);
+      mayCrash();
       const file = await open(path, "r+");
       await file.sync().finally(() => file.close());
     }
@@ -135,6 +140,7 @@ export class ReflinkBackend implements PoolBackend {
     if (path === undefined) return;
     if ((await devicesOn(path)).length > 0) throw diskInUse(id);
     await rm(path);
+    mayCrash();
     await syncDirectory(dirname(path));
   }
 

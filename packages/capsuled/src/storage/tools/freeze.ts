@@ -5,6 +5,7 @@
  */
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
+import { mayCrash } from "../../crash-point.ts";
 import { CapsuleError } from "../../errors.ts";
 import { runTool } from "../../tool.ts";
 
@@ -53,6 +54,7 @@ export async function withFrozen<T>(mountPoint: string, work: () => Promise<T>):
     await ended;
     throw notAtRest(mountPoint, `could not be brought to rest: ${words.trim().split("\n").at(-1)}`);
   }
+  mayCrash();
   let result: T;
   try {
     result = await work();

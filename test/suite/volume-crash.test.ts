@@ -1,0 +1,203 @@
+/**
+ * capsuled ends after every single effect of every operation with volumes (crash-point.ts), one run for each: nothing that
+ * was acknowledged is lost, nothing that was not is left, and what was begun is finished or gone. An emulated machine goes
+ * through some of the places only. With SEED=n.
+ */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { Random } from "../support/random.ts";
+import { emulated, type Result, TestCapsule } from "../support/test-capsule.ts";
+
+const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
+const random = new Random(seed);
+/** More places than any operation has: one that never ends is a fault. */
+const maxPlaces = 80;
+const settleMs = emulated ? 240_000 : 30_000;
+
+let capsule: TestCapsule;
+let file: string;
+before(async () => {
+  console.log(`SEED=${seed}`);
+  capsule = await TestCapsule.start("vcrash", ["busybox"]);
+  file = join(capsule.dir, "export.zst");
+  await capsule.ctl(["volume", "create", "origin", "--size", "32MiB"]);
+  await write("origin", "origin");
+  await capsule.ctl(["volume", "snapshot", "origin", "s"]);
+  await capsule.ctl(["volume", "export", "origin", file]);
+});
+after(async () => await capsule?.stop());
+
+const write = (volume: string, text: string): Promise<string> =>
+  capsule.ctl(["volume", "mount", volume, "--", "sh", "-c", `echo ${text} >/mnt/witness; sync`]);
+const read = async (volume: string): Promise<string> =>
+  (await capsule.ctl(["volume", "mount", volume, "--read-only", "--", "cat", "/mnt/witness"])).trim();
+
+interface VolumeJson {
+  readonly spec: { readonly name: string; readonly sizeBytes: string };
+  readonly status: { readonly phase: string; readonly message: string; readonly sizeBytes: string };
+}
+async function volumes(): Promise<Map<string, VolumeJson>> {
+  const { volumes } = JSON.parse(await capsule.ctl(["volume", "list", "-o", "json"])) as { volumes: VolumeJson[] };
+  return new Map(volumes.map((volume) => [volume.spec.name, volume]));
+}
+async function snapshots(volume: string): Promise<string[]> {
+  const text = await capsule.ctl(["volume", "snapshots", volume, "-o", "json"]);
+  return (JSON.parse(text) as { snapshots: { name: string }[] }).snapshots.map(({ name }) => name);
+}
+async function disks(): Promise<string[]> {
+  const script =
+    "if [ -e /run/capsule/boot.json ]; then lvm lvs --noheadings -o lv_name -S pool_lv=pool capsule | tr -d ' '; else cd /run/capsule/pools/default && ls new/* disks/* 2>/dev/null || true; fi";
+  return (await capsule.host.exec(["sh", "-c", script])).split("\n").filter((line) => line !== "");
+}
+
+/** Every volume is ready, and there is a disk for each of them and each snapshot, and no other. */
+async function settled(what: string): Promise<Map<string, VolumeJson>> {
+  const deadline = Date.now() + settleMs;
+  for (;;) {
+    const found = await volumes();
+    const open = [...found.values()].filter(({ status }) => status.phase !== "VOLUME_PHASE_READY");
+    if (open.length === 0) {
+      let wanted = found.size;
+      for (const name of found.keys()) wanted += (await snapshots(name)).length;
+      const left = await disks();
+      if (left.length === wanted && left.every((line) => !/^new\/|next-/.test(line))) return found;
+      assert.ok(Date.now() < deadline, `${what}: ${left.join()} for ${[...found.keys()].join()}`);
+    }
+    assert.ok(Date.now() < deadline, `${what}: ${JSON.stringify(open)}`);
+    await sleep(100);
+  }
+}
+
+interface Operation {
+  /** Before each run; what it needs. */
+  readonly prepare?: () => Promise<void>;
+  readonly args: () => string[];
+  /** What must be, after all has settled. */
+  readonly check: (acknowledged: boolean, found: ReadonlyMap<string, VolumeJson>) => Promise<void>;
+}
+
+const makeVictim = async (): Promise<void> => {
+  if (!(await volumes()).has("v")) await capsule.ctl(["volume", "restore", "origin", "s", "--as", "v"]);
+};
+const mib = (volume: VolumeJson | undefined): number => Number(volume?.status.sizeBytes) / 1024 ** 2;
+
+const operations: Record<string, Operation> = {
+  create: {
+    args: () => ["volume", "create", "v", "--size", "32MiB"],
+    check: async (acknowledged, found) => assert.ok(!acknowledged || found.has("v")),
+  },
+  resize: {
+    prepare: makeVictim,
+    args: () => ["volume", "resize", "v", "40MiB"],
+    check: async (acknowledged, found) => {
+      if (acknowledged) assert.equal(mib(found.get("v")), 40);
+      assert.equal(await read("v"), "origin");
+    },
+  },
+  snapshot: {
+    args: () => ["volume", "snapshot", "origin", "t"],
+    check: async (acknowledged) => {
+      const names = await snapshots("origin");
+      assert.ok(!acknowledged || names.includes("t"), names.join());
+      assert.ok(names.includes("s"));
+      if (names.includes("t")) await capsule.ctl(["volume", "delete-snapshot", "origin", "t"]);
+    },
+  },
+  restore: {
+    prepare: async () => {
+      await makeVictim();
+      if (!(await snapshots("v")).includes("before")) await capsule.ctl(["volume", "snapshot", "v", "before"]);
+      await write("v", "changed");
+    },
+    args: () => ["volume", "restore", "v", "before"],
+    check: async (acknowledged) => {
+      const held = await read("v");
+      assert.ok(held === "origin" || (!acknowledged && held === "changed"), held);
+    },
+  },
+  "restore as a new volume": {
+    args: () => ["volume", "restore", "origin", "s", "--as", "v"],
+    check: async (acknowledged, found) => {
+      assert.ok(!acknowledged || found.has("v"));
+      if (found.has("v")) assert.equal(await read("v"), "origin");
+    },
+  },
+  import: {
+    args: () => ["volume", "import", "v", file],
+    check: async (acknowledged, found) => {
+      // The client goes on when capsuled is there again.
+      assert.ok(acknowledged && found.has("v"));
+      assert.equal(await read("v"), "origin");
+    },
+  },
+  "delete of a snapshot": {
+    prepare: async () => {
+      if (!(await snapshots("origin")).includes("t")) await capsule.ctl(["volume", "snapshot", "origin", "t"]);
+    },
+    args: () => ["volume", "delete-snapshot", "origin", "t"],
+    check: async (acknowledged) => assert.ok(!(acknowledged && (await snapshots("origin")).includes("t"))),
+  },
+  delete: {
+    prepare: makeVictim,
+    args: () => ["volume", "delete", "v"],
+    check: async (acknowledged, found) => assert.ok(!(acknowledged && found.has("v"))),
+  },
+};
+
+async function start(): Promise<void> {
+  await capsule.startCapsuled();
+  await capsule.untilServing();
+}
+
+/** Runs it, with an end of capsuled after `places` effects. False when it was done before so many. */
+async function crashed({ args }: Operation, places: number): Promise<{ crashed: boolean; result: Result }> {
+  const before = await capsule.capsuledPid();
+  await capsule.host.exec(["sh", "-c", `echo ${places} >/run/capsule/crash-after`]);
+  const running = capsule.try(args(), "", 120_000);
+  let isDone = false;
+  void running.then(() => {
+    isDone = true;
+  });
+  // An import waits for capsuled, so it is started while the operation runs.
+  let isGone = false;
+  while (!isDone && !isGone) {
+    isGone = (await capsule.capsuledPid()) !== before;
+    if (!isGone) await sleep(20);
+  }
+  if (isGone) await start();
+  const result = await running;
+  if (!isGone) isGone = (await capsule.capsuledPid()) !== before;
+  // Nothing of it is left for what comes next.
+  await capsule.killCapsuled();
+  await capsule.host.exec(["rm", "-f", "/run/capsule/crash-after"]);
+  await start();
+  return { crashed: isGone, result };
+}
+
+describe("a crash after each effect of", () => {
+  for (const [name, operation] of Object.entries(operations)) {
+    test(name, { timeout: 1_200_000 }, async () => {
+      let last = 0;
+      for (let places = 0; places < maxPlaces; places += emulated ? 1 + random.below(8) : 1) {
+        const what = `${name}, after ${places}`;
+        await operation.prepare?.();
+        const run = await crashed(operation, places);
+        last = places;
+        try {
+          await operation.check(run.result.code === 0, await settled(what));
+        } catch (error) {
+          throw new Error(`${what}, which ended with ${run.result.code}: ${run.result.stderr}`, { cause: error });
+        }
+        if ((await volumes()).has("v")) await capsule.ctl(["volume", "delete", "v", "--snapshots"]);
+        if (run.crashed) continue;
+        assert.equal(await read("origin"), "origin");
+        assert.equal(run.result.code, 0, run.result.stderr);
+        console.log(`${name}: ${places} places`);
+        return;
+      }
+      assert.fail(`${name} had no end after ${last} effects`);
+    });
+  }
+});
