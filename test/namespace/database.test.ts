@@ -1,14 +1,14 @@
 /**
  * Two databases under load, and the disk of their volume as it is at 50 moments: what a power cut would leave. Each is
  * mounted as after a boot; the databases are whole and hold what was committed. The copies are made behind capsuled's
- * back, without bringing anything to rest. With ROUNDS=n, SEED=n.
+ * back, without bringing anything to rest, while it takes snapshots and exports. With ROUNDS=n, SEED=n.
  */
 import assert from "node:assert/strict";
 import { copyFileSync, existsSync, mkdirSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { checkDatabase, committed, databaseManifest, databases } from "../support/database.ts";
+import { checkDatabase, checkVolume, committed, databaseManifest, databases } from "../support/database.ts";
 import { Random } from "../support/random.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
@@ -35,6 +35,9 @@ test(`${rounds} crash images of a volume under two databases`, { timeout: 300_00
   await sh("mkdir /run/crash");
   const root = `/proc/${capsule.local.initPid}/root/run/crash`;
   const last: Record<string, number> = {};
+  let isOver = false;
+  const beside = snapshotsAndExports(() => isOver);
+  beside.catch(() => undefined); // awaited below, unless an image is not as it must be
   for (let round = 0; round < rounds; round++) {
     await sleep(random.below(250));
     const copy = join(capsule.dir, "copy");
@@ -50,11 +53,35 @@ test(`${rounds} crash images of a volume under two databases`, { timeout: 300_00
         if (said[file] === undefined && !existsSync(join(copy, file))) continue;
         last[file] = checkDatabase(join(copy, file), said[file] ?? 0, `round ${round}, ${file}`);
       }
+    } catch (error) {
+      isOver = true;
+      throw error;
     } finally {
       await sh(`umount /run/crash && rm ${pool}/crash`);
       rmSync(copy, { recursive: true });
     }
   }
+  isOver = true;
+  const { count, saidBefore } = await beside;
+  console.log(`${count} snapshots and exports beside them`);
+  await capsule.ctl(["volume", "restore", "data", `s${count}`, "--as", "restored"]);
+  await checkVolume(capsule, "restored", saidBefore);
+  await capsule.ctl(["volume", "import", "imported", exported()]);
+  await checkVolume(capsule, "imported", saidBefore);
   console.log(`the last image held ${JSON.stringify(last)}`);
   for (const file of databases) assert.ok((last[file] ?? 0) > 0, `${file} was written to`);
 });
+
+const exported = (): string => join(capsule.dir, "data.zst");
+
+/** One after the other until it is over; tells what was committed before the last of each. */
+async function snapshotsAndExports(
+  isOver: () => boolean,
+): Promise<{ readonly count: number; readonly saidBefore: Readonly<Record<string, number>> }> {
+  for (let count = 1; ; count++) {
+    const saidBefore = await committed(capsule, "db");
+    await capsule.ctl(["volume", "snapshot", "data", `s${count}`]);
+    await capsule.ctl(["volume", "export", "data", exported()]);
+    if (isOver()) return { count, saidBefore };
+  }
+}

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { checkInWorkload, committed, databaseManifest, databases } from "../support/database.ts";
+import { checkVolume, committed, databaseManifest, databases } from "../support/database.ts";
 import { emulated, TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
@@ -23,16 +23,6 @@ async function applied(manifest: string): Promise<void> {
   assert.equal(code, 0, stderr);
 }
 
-/** By the database's own program, in a workload that mounts the volume. */
-async function check(volume: string, said: Readonly<Record<string, number>>): Promise<void> {
-  await applied(
-    `kind: Container\nname: reader\ncontainer:\n  image: sqlite:1\n  command: [sleep, 1d]\n  stopTimeout: 0s\n  mounts: [{volumeName: ${volume}, mountPath: /data}]\n`,
-  );
-  await checkInWorkload(capsule, "reader", said, volume);
-  await capsule.ctl(["workload", "delete", "reader"]);
-  await capsule.ctl(["volume", "delete", volume]);
-}
-
 test("snapshots, restored as volumes", async () => {
   const taken: Record<string, number>[] = [];
   for (let i = 0; i < (emulated ? 2 : 3); i++) {
@@ -41,7 +31,7 @@ test("snapshots, restored as volumes", async () => {
   }
   for (const [i, said] of taken.entries()) {
     await capsule.ctl(["volume", "restore", "data", `s${i}`, "--as", `r${i}`]);
-    await check(`r${i}`, said);
+    await checkVolume(capsule, `r${i}`, said);
   }
 });
 
@@ -50,7 +40,7 @@ test("an export that is taken under load, imported", async () => {
   const file = join(capsule.dir, "data.zst");
   await capsule.ctl(["volume", "export", "data", file]);
   await capsule.ctl(["volume", "import", "imported", file]);
-  await check("imported", said);
+  await checkVolume(capsule, "imported", said);
 });
 
 test("a restore gives back what the snapshot held, and the database goes on", async () => {

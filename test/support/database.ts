@@ -63,6 +63,20 @@ export async function checkInWorkload(
   }
 }
 
+/** The same of a volume that nobody uses; it is deleted afterwards. */
+export async function checkVolume(
+  capsule: TestCapsule,
+  volume: string,
+  said: Readonly<Record<string, number>>,
+): Promise<void> {
+  const manifest = `kind: Container\nname: reader\ncontainer:\n  image: sqlite:1\n  command: [sleep, 1d]\n  stopTimeout: 0s\n  mounts: [{volumeName: ${volume}, mountPath: /data}]\n`;
+  const { code, stderr } = await capsule.apply(manifest, "--wait=120s");
+  assert.equal(code, 0, stderr);
+  await checkInWorkload(capsule, "reader", said, volume);
+  await capsule.ctl(["workload", "delete", "reader"]);
+  await capsule.ctl(["volume", "delete", volume]);
+}
+
 /** Throws when the database is damaged, or does not hold every number up to the one that was said. */
 export function checkDatabase(path: string, least: number, what: string): number {
   const db = new DatabaseSync(path);
