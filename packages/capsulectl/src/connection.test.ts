@@ -3,8 +3,9 @@ import { randomBytes } from "node:crypto";
 import { connect as connectHttp2 } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
 import { createServer, type Server } from "node:tls";
-import { IdentityService } from "@capsule/api";
+import { IdentityService, VolumeService } from "@capsule/api";
 import { makeClientCertificate } from "./certificate.ts";
 import { connect } from "./connection.ts";
 import { CliError, exitCode } from "./errors.ts";
@@ -67,6 +68,24 @@ test("a connection that is reset under a call ends it, as neither done nor refus
   resetting.close();
   assert.ok(error instanceof CliError && error.exitCode === exitCode.failed, String(error));
   assert.match(error.message, /was lost/);
+});
+
+test("a stream of a capsule that has vanished ends, and the program goes on", async () => {
+  const ping = { intervalMs: 50, timeoutMs: 100 };
+  const connection = await connect({ host, key: undefined, fingerprint: undefined, ping });
+  const error = await connection
+    .client(VolumeService)
+    .exportVolume({ volume: "data" })
+    [Symbol.asyncIterator]()
+    .next()
+    .then(
+      () => assert.fail("answered"),
+      (e: unknown) => toCliError(e, host),
+    );
+  connection.close();
+  assert.match(error.message, /PING timed out/);
+  // An error that nobody hears would end this process now.
+  await sleep(100);
 });
 
 test("another server than the pinned one is refused before a byte is sent", async () => {

@@ -15,9 +15,11 @@ import { CliError, exitCode } from "./errors.ts";
 
 const connectTimeoutMs = 10_000;
 const defaultCallTimeoutMs = 60_000;
-/** A capsule that vanished from the network in the middle of a stream is noticed in the sum of the two. */
-const pingIntervalMs = 20_000;
-const pingTimeoutMs = 20_000;
+/**
+ * A capsule that vanished from the network in the middle of a stream is noticed in the sum of the two. A ping waits behind
+ * what is being sent, on a slow network for long; that one is on its way so soon costs nothing.
+ */
+const defaultPing = { intervalMs: 5_000, timeoutMs: 20_000 };
 /** What a capsule may have sent and we not read: a small window stalls fast downloads. */
 const windowBytes = 16 * 1024 * 1024;
 
@@ -27,6 +29,9 @@ subscribe("http2.client.stream.created", (message) => {
   const { session } = (message as { readonly stream: ClientHttp2Stream }).stream;
   if (session === undefined || widened.has(session)) return;
   widened.add(session);
+  // Each of its streams tells of it too. The transport listens no more when it has ended the session itself (a ping that
+  // was not answered), and an error that nobody hears ends the program.
+  session.on("error", () => undefined);
   const widen = (): void => session.setLocalWindowSize(windowBytes);
   // Ours has a socket that is open already; another session of this process may still be connecting, and has no window then.
   if (session.connecting) session.once("connect", widen);
@@ -50,17 +55,20 @@ export interface ConnectOptions {
   readonly fingerprint: string | undefined;
   /** How long a call that is no stream may take. */
   readonly callTimeoutMs?: number;
+  /** While a call is under way; in milliseconds. */
+  readonly ping?: { readonly intervalMs: number; readonly timeoutMs: number };
 }
 
-/** Connects and checks the server before a byte of a request is sent. Throws CliError. */
 /** Between the end of a connection and that of its calls, in milliseconds. */
 const lostMs = 500;
 
+/** Connects and checks the server before a byte of a request is sent. Throws CliError. */
 export async function connect({
   host,
   key,
   fingerprint: pinned,
   callTimeoutMs = defaultCallTimeoutMs,
+  ping = defaultPing,
 }: ConnectOptions): Promise<Connection> {
   const socket = await openSocket(host, key);
   const fingerprint = createHash("sha256").update(socket.getPeerCertificate(false).raw).digest("hex");
@@ -75,7 +83,8 @@ export async function connect({
   }
   const url = `https://${host}`;
   let used = false;
-  const sessionManager = new Http2SessionManager(url, { pingIntervalMs, pingTimeoutMs }, {
+  const pings = { pingIntervalMs: ping.intervalMs, pingTimeoutMs: ping.timeoutMs };
+  const sessionManager = new Http2SessionManager(url, pings, {
     createConnection: () => {
       if (used) throw new CliError(`the connection to ${host} was lost`);
       used = true;
@@ -102,9 +111,11 @@ export async function connect({
   // The library lets go of the socket when a stream closes, and Node ends when nothing else is waited for: before it has
   // heard that the connection was reset under another call (seen with connect-node 2.2: exit code 0, nothing done).
   const alive = setInterval(() => undefined, 60_000);
-  socket.once("close", () => {
+  const end = (): void => {
     if (!isClosed) setTimeout(() => lost.abort(new ConnectError("the connection was lost", Code.Unavailable)), lostMs);
-  });
+  };
+  socket.once("end", end);
+  socket.once("close", end);
   const orLost = (signal: AbortSignal | undefined): AbortSignal =>
     signal === undefined ? lost.signal : AbortSignal.any([signal, lost.signal]);
   const transport: Transport = {
