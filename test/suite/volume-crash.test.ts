@@ -81,6 +81,10 @@ interface Operation {
 const makeVictim = async (): Promise<void> => {
   if (!(await volumes()).has("v")) await capsule.ctl(["volume", "restore", "origin", "s", "--as", "v"]);
 };
+const user =
+  'kind: Container\nname: user\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s, mounts: [{volumeName: w, mountPath: /data}]}\n';
+const sh = (script: string): Promise<string> =>
+  capsule.ctl(["workload", "exec", "user", "--", "sh", "-c", script], "", 60_000);
 const mib = (volume: VolumeJson | undefined): number => Number(volume?.status.sizeBytes) / 1024 ** 2;
 
 const operations: Record<string, Operation> = {
@@ -143,6 +147,23 @@ const operations: Record<string, Operation> = {
     prepare: makeVictim,
     args: () => ["volume", "delete", "v"],
     check: async (acknowledged, found) => assert.ok(!(acknowledged && found.has("v"))),
+  },
+  "restore that stops a workload": {
+    prepare: async () => {
+      if (!(await volumes()).has("w")) {
+        await capsule.ctl(["volume", "restore", "origin", "s", "--as", "w"]);
+        await capsule.ctl(["volume", "snapshot", "w", "base"]);
+      }
+      const { code, stderr } = await capsule.apply(user, "--wait=60s");
+      assert.equal(code, 0, stderr);
+      await sh("echo changed >/data/witness; sync");
+    },
+    args: () => ["volume", "restore", "w", "base", "--stop"],
+    check: async (acknowledged) => {
+      await capsule.until("user", ({ status }) => status.phase === "PHASE_RUNNING", "running again", settleMs);
+      const held = (await sh("cat /data/witness")).trim();
+      assert.ok(held === "origin" || (!acknowledged && held === "changed"), held);
+    },
   },
 };
 

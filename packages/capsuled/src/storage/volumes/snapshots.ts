@@ -20,6 +20,7 @@ import { withFrozen } from "../tools/freeze.ts";
 import { isMounted } from "../tools/mount.ts";
 import type { VolumeController } from "./controller.ts";
 import { defaultKeep, nextDue, retired } from "./schedule.ts";
+import { StoppedUsers } from "./stopped-users.ts";
 import { isVolumeName, nameFault } from "./validate.ts";
 
 /** Most snapshots of one volume. */
@@ -53,16 +54,19 @@ export interface Copy {
 export class Snapshots {
   readonly #options: SnapshotsOptions;
   readonly #now: () => Date;
+  readonly #users: StoppedUsers;
   #timer: NodeJS.Timeout | undefined;
   #underWay: Promise<void> = Promise.resolve();
 
   constructor(options: SnapshotsOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => new Date());
+    this.#users = new StoppedUsers(options.store, this.#now);
   }
 
   /** Takes what the schedules say from now on; what was missed, once. */
   start(): void {
+    this.#users.startLeft();
     const run = (): void => {
       this.#underWay = this.#underWay.then(() => this.runSchedules());
     };
@@ -146,10 +150,11 @@ export class Snapshots {
    * restore loses nothing. Throws `precondition` while workloads run with it, unless they are to be stopped.
    */
   async restore(volume: VolumeRecord, name: string, stop: boolean, signal: AbortSignal): Promise<string> {
-    const { store, controller } = this.#options;
+    const { controller } = this.#options;
     this.#get(volume, name);
-    const stopped = stop ? await this.#stopUsers(volume, signal) : [];
+    const stopped = stop ? this.#users.stop(volume.name) : [];
     try {
+      if (stop) await this.#untilUnused(volume.uid, signal);
       return await controller.exclusive(volume.uid, async () => {
         await controller.advance(volume.uid);
         const holders = controller.holdersOf(volume.uid);
@@ -160,12 +165,7 @@ export class Snapshots {
         return await this.#exchange(volume, name);
       });
     } finally {
-      store.transaction(() => {
-        for (const one of stopped) {
-          const record = store.workloads.get(one);
-          if (record?.desired === "stopped" && !record.deleting) store.workloads.requestRestart(one, this.#now());
-        }
-      });
+      this.#users.startAgain(stopped);
     }
   }
 
@@ -302,19 +302,11 @@ export class Snapshots {
     });
   }
 
-  /** Stops those who run with a volume; returns their names when they have ended. */
-  async #stopUsers({ uid, name }: VolumeRecord, signal: AbortSignal): Promise<string[]> {
-    const { store, controller } = this.#options;
-    const stopped = store.transaction(() =>
-      store.volumeClaims.users(name).flatMap((user) => {
-        if (store.workloads.get(user.name)?.desired !== "running") return [];
-        store.workloads.setDesired(user.name, "stopped", this.#now());
-        return [user.name];
-      }),
-    );
+  /** Resolves when nobody holds a volume any more, or has taken too long to let go. */
+  async #untilUnused(uid: string, signal: AbortSignal): Promise<void> {
     const deadline = Date.now() + stopWaitMs;
-    while (controller.holdersOf(uid).length > 0 && Date.now() < deadline) await sleep(50, undefined, { signal });
-    return stopped;
+    while (this.#options.controller.holdersOf(uid).length > 0 && Date.now() < deadline)
+      await sleep(50, undefined, { signal });
   }
 
   /** `base`, or with a number behind it when the volume has a snapshot of that name: two may be taken in a second. */
