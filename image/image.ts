@@ -1,5 +1,7 @@
 /** `make image`: build/disk.raw, a whole disk that boots, build/update.tar, one slot of it, and what is in them. */
-import { stat } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeDisk } from "./disk/disk.ts";
 import { defaultSlotBytes, layoutOf } from "./disk/layout.ts";
@@ -10,6 +12,8 @@ import { writeUpdate } from "./update.ts";
 
 const MiB = 1024 * 1024;
 export const diskPath = join(buildDir, "disk.raw");
+/** What the disk was made of. */
+const diskKeyPath = join(buildDir, "disk.key");
 const updatePath = join(buildDir, "update.tar");
 const sbomPath = join(buildDir, "sbom.spdx.json");
 const defaultDiskBytes = 8 * 1024 * MiB;
@@ -30,9 +34,23 @@ export async function buildImage(options: ImageOptions = {}): Promise<void> {
     const needed = Math.ceil(size / MiB);
     throw new Error(`the squashfs has ${needed} MiB and a slot ${slotBytes / MiB}: give SLOT_MIB=${needed} or more`);
   }
-  await writeDisk(slot, partitions, diskBytes, diskPath);
+  // A disk that is written again is a newer one to `make qemu`.
+  const key = JSON.stringify({ slot, diskBytes, slotBytes, programs: await diskPrograms() });
+  if (!existsSync(diskPath) || (await readFile(diskKeyPath, "utf8").catch(() => "")) !== key) {
+    await rm(diskKeyPath, { force: true });
+    await writeDisk(slot, partitions, diskBytes, diskPath);
+    await writeFile(diskKeyPath, key);
+  }
   await writeUpdate(slot, updatePath);
   await writeSbom(sbomPath);
+}
+
+/** Digest of what writes a disk. */
+async function diskPrograms(): Promise<string> {
+  const hash = createHash("sha256");
+  const dir = join(import.meta.dirname, "disk");
+  for (const name of (await readdir(dir)).sort()) hash.update(name).update(await readFile(join(dir, name)));
+  return hash.digest("hex");
 }
 
 function mib(text: string | undefined, name: string): number | undefined {

@@ -1,6 +1,6 @@
 /**
- * `make qemu`: boots build/disk.raw in a virtual machine. Its disk is a copy (build/qemu/disk.raw) that stays until the
- * image is built anew or PURGE=1 is given. HEADLESS=1 returns when the API answers; `make qemu-stop` ends it then.
+ * `make qemu`: boots build/disk.raw in a virtual machine. Its disk is a copy (build/qemu/disk.raw) that stays until
+ * PURGE=1 is given, with what it holds. HEADLESS=1 returns when the API answers; `make qemu-stop` ends it then.
  */
 import { existsSync } from "node:fs";
 import { mkdir, rm, stat } from "node:fs/promises";
@@ -32,10 +32,13 @@ async function up(): Promise<void> {
   if (Machine.find(dir, options) !== undefined) throw new Error("a machine runs already: `make qemu-stop` ends it");
   if (!existsSync(diskPath)) throw new Error("build/disk.raw is missing: run `make image`");
   await mkdir(dir, { recursive: true });
-  if (PURGE === "1" || !existsSync(disk) || (await stat(disk)).birthtimeMs < (await stat(diskPath)).mtimeMs) {
+  if (PURGE === "1" || !existsSync(disk)) {
     await rm(disk, { force: true });
     await copyDisk(diskPath, disk);
-  }
+  } else if ((await stat(disk)).birthtimeMs < (await stat(diskPath)).mtimeMs)
+    console.error(
+      "booting the disk from before, and what it holds: the image is a newer one. PURGE=1 starts with that",
+    );
   await rm(join(dir, "serial.log"), { force: true });
   console.error(
     `booting with ${options.kvm ? "KVM" : "TCG (KVM does not run an ordinary kernel here)"}, serial log in ${join(dir, "serial.log")}`,
