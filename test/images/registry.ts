@@ -22,6 +22,8 @@ export interface RegistryOptions {
   readonly namespaceOf?: number;
   /** bcrypt lines; open to all when absent. */
   readonly htpasswd?: string;
+  /** PEM; plain HTTP when absent. */
+  readonly tls?: { readonly keyPem: string; readonly certificatePem: string };
 }
 
 async function program(): Promise<string> {
@@ -35,15 +37,21 @@ async function program(): Promise<string> {
 }
 
 /** Starts it and waits until it listens. */
-export async function startRegistry({ dir, port, namespaceOf, htpasswd }: RegistryOptions): Promise<Registry> {
+export async function startRegistry({ dir, port, namespaceOf, htpasswd, tls }: RegistryOptions): Promise<Registry> {
   mkdirSync(dir, { recursive: true });
   const config = join(dir, `config-${port}.yml`);
   const passwords = join(dir, `htpasswd-${port}`);
   if (htpasswd !== undefined) writeFileSync(passwords, htpasswd);
   const auth = htpasswd === undefined ? "" : `auth: {htpasswd: {realm: test, path: ${passwords}}}\n`;
+  const [key, certificate] = [join(dir, `key-${port}.pem`), join(dir, `certificate-${port}.pem`)];
+  if (tls !== undefined) {
+    writeFileSync(key, tls.keyPem, { mode: 0o600 });
+    writeFileSync(certificate, tls.certificatePem);
+  }
+  const secure = tls === undefined ? "" : `, tls: {key: ${key}, certificate: ${certificate}}`;
   writeFileSync(
     config,
-    `version: 0.1\nlog: {level: warn}\nstorage: {filesystem: {rootdirectory: ${dir}/data}}\nhttp: {addr: "127.0.0.1:${port}"}\n${auth}`,
+    `version: 0.1\nlog: {level: warn}\nstorage: {filesystem: {rootdirectory: ${dir}/data}}\nhttp: {addr: "127.0.0.1:${port}"${secure}}\n${auth}`,
   );
   const command = [await program(), "serve", config];
   const enter = namespaceOf === undefined ? [] : ["nsenter", "-t", String(namespaceOf), "-n", "--"];

@@ -1,9 +1,10 @@
 /** Pulls from a real registry: open, with credentials, through a mirror, and one that is away. */
 import assert from "node:assert/strict";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
+import { makeCertificate } from "../../packages/capsuled/src/self-signed.ts";
 import { pushTo, type Registry, startRegistry } from "../images/registry.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
@@ -50,6 +51,24 @@ test("credentials: refused without, taken with; wrong ones say so", async () => 
   assert.match(await capsule.ctl(["image", "pull", reference]), /hello:1 sha256:/);
   const listed = await capsule.ctl(["registry", "list", "-o", "json"]);
   assert.doesNotMatch(listed, /secret/);
+});
+
+test("an authority of one's own: refused until it is known, and another one does not do", async () => {
+  const names = [{ type: "ip", value: "127.0.0.1" }] as const;
+  const tls = await makeCertificate("registry", names);
+  running.push(await startRegistry({ dir, port: 5003, namespaceOf: capsule.local.initPid, tls }));
+  const reference = "127.0.0.1:5003/library/hello:1";
+  const [own, other] = [join(dir, "own.pem"), join(dir, "other.pem")];
+  writeFileSync(own, tls.certificatePem);
+  writeFileSync(other, (await makeCertificate("registry", names)).certificatePem);
+  const unknown = await capsule.try(["image", "pull", reference]);
+  assert.equal(unknown.code, 1, unknown.stderr);
+  await capsule.ctl(["registry", "set", "127.0.0.1:5003", "--ca", other]);
+  const wrong = await capsule.try(["image", "pull", reference]);
+  assert.equal(wrong.code, 1, wrong.stderr);
+  assert.match(wrong.stderr, /certificate/);
+  await capsule.ctl(["registry", "set", "127.0.0.1:5003", "--ca", own]);
+  assert.match(await capsule.ctl(["image", "pull", reference]), /hello:1 sha256:/);
 });
 
 test("a mirror serves what its registry cannot; a mirror that is away is passed over", async () => {
