@@ -192,6 +192,7 @@ async function persistently(
 ): Promise<void> {
   let lastChunk = -1;
   let deadline = 0;
+  let wasThere = false;
   for (;;) {
     let failure: unknown;
     try {
@@ -205,8 +206,9 @@ async function persistently(
     } catch (error) {
       if (state.nextChunk !== lastChunk) deadline = Date.now() + patienceMs;
       lastChunk = state.nextChunk;
-      // A call that never got through has no failure of its own: the capsule could not be reached.
-      const isBroken = failure === undefined ? lastChunk > 0 : isConnectionLoss(failure);
+      // Without a failure of its own the attempt never got through: the capsule could not be reached. It may be starting again.
+      const isBroken: boolean = failure === undefined ? wasThere : isConnectionLoss(failure);
+      wasThere ||= isBroken;
       if (!isRepeatable || !(isBroken || also(failure)) || Date.now() > deadline) throw error;
       note(
         `${error instanceof Error ? error.message : String(error)}; going on at ${bytes(state.nextChunk * chunkBytes)}`,
