@@ -24,11 +24,13 @@ let emptyChunk: Promise<Packed> | undefined;
 
 /** A chunk as a frame, with the digest of its content. */
 export async function pack(chunk: Uint8Array): Promise<Packed> {
-  if (chunk.length === chunkBytes && zeros.equals(chunk)) {
-    emptyChunk ??= packed(zeros);
-    return await emptyChunk;
-  }
+  if (chunk.length === chunkBytes && zeros.equals(chunk)) return await packedEmpty();
   return await packed(chunk);
+}
+
+async function packedEmpty(): Promise<Packed> {
+  emptyChunk ??= packed(zeros);
+  return await emptyChunk;
 }
 
 async function packed(chunk: Uint8Array): Promise<Packed> {
@@ -44,7 +46,10 @@ export interface Unpacked {
 
 /** The chunk of a frame. Throws when it is no such frame, its checksum is wrong, or it holds more than a chunk. */
 export async function unpack(frame: Uint8Array): Promise<Unpacked> {
-  const chunk = await decompress(frame, { maxOutputLength: chunkBytes, chunkSize: chunkBytes });
+  const empty = await packedEmpty();
+  // By its bytes: what another zstd has made of an empty chunk is unpacked as any other.
+  if (Buffer.compare(frame, empty.frame) === 0) return { chunk: zeros, isEmpty: true, digest: empty.digest };
+  const chunk = await decompress(frame, { maxOutputLength: chunkBytes, chunkSize: packedBytes });
   const isEmpty = zeros.subarray(0, chunk.length).equals(chunk);
   return { chunk, isEmpty, digest: await digestOf(chunk) };
 }
