@@ -10,6 +10,7 @@ import { checkInWorkload, committed, databaseManifest } from "../support/databas
 import { QemuHost } from "../support/qemu/qemu-host.ts";
 import { Random } from "../support/random.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
+import { disksOf, volumesOf } from "../support/volumes.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const rounds = Number(process.env["ROUNDS"] ?? 4);
@@ -28,14 +29,6 @@ before(async () => {
 after(async () => await capsule?.stop());
 
 const writer = `kind: Volume\nname: data\nsize: 128MiB\n---\n${databaseManifest("web", "data")}`;
-
-interface VolumeJson {
-  readonly spec: { readonly name: string; readonly sizeBytes: string };
-  readonly status: { readonly phase: string; readonly message: string };
-}
-async function volumes(): Promise<VolumeJson[]> {
-  return (JSON.parse(await capsule.ctl(["volume", "list", "-o", "json"])) as { volumes: VolumeJson[] }).volumes;
-}
 
 test(`${rounds} power cuts during volume operations`, { timeout: 1_500_000 }, async () => {
   const applied = await capsule.apply(writer, "--wait=120s");
@@ -70,32 +63,31 @@ test(`${rounds} power cuts during volume operations`, { timeout: 1_500_000 }, as
     await capsule.until("web", ({ status }) => status.phase === "PHASE_RUNNING", "running again", 180_000);
     const deadline = Date.now() + 120_000;
     for (;;) {
-      const open = (await volumes()).filter(({ status }) => status.phase !== "VOLUME_PHASE_READY");
+      const open = [...(await volumesOf(capsule)).values()].filter(
+        ({ status }) => status.phase !== "VOLUME_PHASE_READY",
+      );
       if (open.length === 0) break;
       assert.ok(Date.now() < deadline, JSON.stringify(open));
       await sleep(1_000);
     }
-    const found = new Set((await volumes()).map(({ spec }) => spec.name));
+    const found = await volumesOf(capsule);
     for (const name of acknowledged) assert.ok(found.has(name), `round ${round}: ${name} was acknowledged`);
     for (const name of deleted) assert.ok(!found.has(name), `round ${round}: ${name} was deleted`);
     const list = await capsule.ctl(["volume", "snapshots", "data"]);
     for (const name of snapshots) assert.match(list, new RegExp(`^${name} `, "m"), `round ${round}`);
     assert.doesNotMatch(list, /MISSING/);
     await checkInWorkload(capsule, "web", said, `round ${round}`);
-    for (const name of found)
+    for (const name of found.keys())
       assert.match(await capsule.ctl(["volume", "check", name]), /clean/, `round ${round}: ${name}`);
     console.log(
       `round ${round}: ${JSON.stringify(said)} committed, ${found.size} volumes, ${snapshots.size} snapshots`,
     );
   }
   // One volume or snapshot for each disk, none besides.
-  const disks = (await host.exec(["lvm", "lvs", "--noheadings", "-o", "lv_name", "-S", "pool_lv=pool", "capsule"]))
-    .split("\n")
-    .map((line) => line.trim())
-    .filter((line) => line !== "");
+  const disks = await disksOf(capsule);
   assert.deepEqual(
     disks.filter((name) => !name.startsWith("vol-") && !name.startsWith("snap-")),
     [],
   );
-  assert.equal(disks.filter((name) => name.startsWith("vol-")).length, (await volumes()).length);
+  assert.equal(disks.filter((name) => name.startsWith("vol-")).length, (await volumesOf(capsule)).size);
 });

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { emulated, TestCapsule } from "../support/test-capsule.ts";
+import { disksOf, isUnfinished } from "../support/volumes.ts";
 
 interface SnapshotJson {
   readonly name: string;
@@ -105,7 +106,7 @@ describe("a snapshot", () => {
     assert.deepEqual(await names("guarded"), ["t"]);
     await capsule.ctl(["volume", "delete", "guarded", "--snapshots"]);
     assert.equal((await capsule.try(["volume", "get", "guarded"])).code, 3);
-    assert.doesNotMatch(await disks(), /guarded/);
+    assert.doesNotMatch((await disksOf(capsule)).join("\n"), /guarded/);
   });
 });
 
@@ -151,9 +152,8 @@ describe("while capsuled is killed", () => {
     // One disk for each snapshot and volume, and no other.
     const deadline = Date.now() + 20_000;
     for (;;) {
-      const found = (await disks()).trim().split("\n").sort();
-      const unfinished = found.filter((line) => /^new\/|next-/.test(line));
-      if (unfinished.length === 0 && found.length === 1 + (await names("data")).length) break;
+      const found = await disksOf(capsule);
+      if (!found.some(isUnfinished) && found.length === 1 + (await names("data")).length) break;
       assert.ok(Date.now() < deadline, found.join("\n"));
       await sleep(500);
     }
@@ -161,10 +161,3 @@ describe("while capsuled is killed", () => {
     assert.deepEqual(await names("data"), []);
   });
 });
-
-/** Every disk of the pool, a line each. */
-async function disks(): Promise<string> {
-  const script =
-    "if [ -e /run/capsule/boot.json ]; then lvm lvs --noheadings -o lv_name -S pool_lv=pool capsule | tr -d ' '; else cd /run/capsule/pools/default && ls new/* disks/* 2>/dev/null || true; fi";
-  return await capsule.host.exec(["sh", "-c", script]);
-}

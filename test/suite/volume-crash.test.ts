@@ -9,6 +9,15 @@ import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Random } from "../support/random.ts";
 import { emulated, type Result, TestCapsule } from "../support/test-capsule.ts";
+import {
+  disksOf,
+  isUnfinished,
+  readWitness,
+  snapshotsOf,
+  type VolumeJson,
+  volumesOf,
+  writeWitness,
+} from "../support/volumes.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const random = new Random(seed);
@@ -29,28 +38,10 @@ before(async () => {
 });
 after(async () => await capsule?.stop());
 
-const write = (volume: string, text: string): Promise<string> =>
-  capsule.ctl(["volume", "mount", volume, "--", "sh", "-c", `echo ${text} >/mnt/witness; sync`]);
-const read = async (volume: string): Promise<string> =>
-  (await capsule.ctl(["volume", "mount", volume, "--read-only", "--", "cat", "/mnt/witness"])).trim();
-
-interface VolumeJson {
-  readonly spec: { readonly name: string; readonly sizeBytes: string };
-  readonly status: { readonly phase: string; readonly message: string; readonly sizeBytes: string };
-}
-async function volumes(): Promise<Map<string, VolumeJson>> {
-  const { volumes } = JSON.parse(await capsule.ctl(["volume", "list", "-o", "json"])) as { volumes: VolumeJson[] };
-  return new Map(volumes.map((volume) => [volume.spec.name, volume]));
-}
-async function snapshots(volume: string): Promise<string[]> {
-  const text = await capsule.ctl(["volume", "snapshots", volume, "-o", "json"]);
-  return (JSON.parse(text) as { snapshots: { name: string }[] }).snapshots.map(({ name }) => name);
-}
-async function disks(): Promise<string[]> {
-  const script =
-    "if [ -e /run/capsule/boot.json ]; then lvm lvs --noheadings -o lv_name -S pool_lv=pool capsule | tr -d ' '; else cd /run/capsule/pools/default && ls new/* disks/* 2>/dev/null || true; fi";
-  return (await capsule.host.exec(["sh", "-c", script])).split("\n").filter((line) => line !== "");
-}
+const write = (volume: string, word: string): Promise<void> => writeWitness(capsule, volume, word);
+const read = (volume: string): Promise<string> => readWitness(capsule, volume);
+const volumes = (): Promise<Map<string, VolumeJson>> => volumesOf(capsule);
+const snapshots = (volume: string): Promise<string[]> => snapshotsOf(capsule, volume);
 
 /** Every volume is ready, and there is a disk for each of them and each snapshot, and no other. */
 async function settled(what: string): Promise<Map<string, VolumeJson>> {
@@ -61,8 +52,8 @@ async function settled(what: string): Promise<Map<string, VolumeJson>> {
     if (open.length === 0) {
       let wanted = found.size;
       for (const name of found.keys()) wanted += (await snapshots(name)).length;
-      const left = await disks();
-      if (left.length === wanted && left.every((line) => !/^new\/|next-/.test(line))) return found;
+      const left = await disksOf(capsule);
+      if (left.length === wanted && !left.some(isUnfinished)) return found;
       assert.ok(Date.now() < deadline, `${what}: ${left.join()} for ${[...found.keys()].join()}`);
     }
     assert.ok(Date.now() < deadline, `${what}: ${JSON.stringify(open)}`);
@@ -200,12 +191,10 @@ async function crashed({ args }: Operation, places: number): Promise<{ crashed: 
 describe("a crash after each effect of", () => {
   for (const [name, operation] of Object.entries(operations)) {
     test(name, { timeout: 1_200_000 }, async () => {
-      let last = 0;
       for (let places = 0; places < maxPlaces; places += emulated ? 1 + random.below(8) : 1) {
         const what = `${name}, after ${places}`;
         await operation.prepare?.();
         const run = await crashed(operation, places);
-        last = places;
         try {
           await operation.check(run.result.code === 0, await settled(what));
         } catch (error) {
@@ -218,7 +207,7 @@ describe("a crash after each effect of", () => {
         console.log(`${name}: ${places} places`);
         return;
       }
-      assert.fail(`${name} had no end after ${last} effects`);
+      assert.fail(`${name} had no end after ${maxPlaces} effects`);
     });
   }
 });

@@ -8,6 +8,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Random } from "../support/random.ts";
 import { emulated, TestCapsule } from "../support/test-capsule.ts";
+import { disksOf, isUnfinished, readWitness, snapshotsOf, volumesOf, writeWitness } from "../support/volumes.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const rounds = Number(process.env["ROUNDS"] ?? (emulated ? 6 : 24));
@@ -20,25 +21,13 @@ before(async () => {
   capsule = await TestCapsule.start("vkill", ["busybox"]);
   file = join(capsule.dir, "export.zst");
   await capsule.ctl(["volume", "create", "origin", "--size", "64MiB"]);
-  await write("origin", "origin");
+  await writeWitness(capsule, "origin", "origin");
   await capsule.ctl(["volume", "snapshot", "origin", "s"]);
   await capsule.ctl(["volume", "export", "origin", file]);
 });
 after(async () => await capsule?.stop());
 
-const write = (volume: string, text: string): Promise<string> =>
-  capsule.ctl(["volume", "mount", volume, "--", "sh", "-c", `echo ${text} >/mnt/witness; sync`]);
-const read = async (volume: string): Promise<string> =>
-  (await capsule.ctl(["volume", "mount", volume, "--read-only", "--", "cat", "/mnt/witness"])).trim();
-
-interface VolumeJson {
-  readonly spec: { readonly name: string; readonly sizeBytes: string };
-  readonly status: { readonly phase: string; readonly message: string; readonly sizeBytes: string };
-}
-const volumes = async (): Promise<Map<string, VolumeJson>> => {
-  const { volumes } = JSON.parse(await capsule.ctl(["volume", "list", "-o", "json"])) as { volumes: VolumeJson[] };
-  return new Map(volumes.map((volume) => [volume.spec.name, volume]));
-};
+const read = (volume: string): Promise<string> => readWitness(capsule, volume);
 
 /** What must be, from what was acknowledged. Undefined: it was not, and either may be. */
 const wanted = new Map<string, { content: string | undefined; sizeMib: number | undefined } | "deleted" | undefined>();
@@ -102,7 +91,7 @@ test(`${rounds} kills during volume operations`, { timeout: 900_000 }, async () 
     await capsule.untilServing();
   }
   await settled();
-  const found = await volumes();
+  const found = await volumesOf(capsule);
   for (const [name, state] of wanted) {
     if (state === "deleted") assert.ok(!found.has(name), `${name} was deleted`);
     if (typeof state !== "object") continue;
@@ -115,14 +104,11 @@ test(`${rounds} kills during volume operations`, { timeout: 900_000 }, async () 
   for (const name of found.keys()) assert.match(await capsule.ctl(["volume", "check", name]), /clean/, name);
   // A disk for each volume and snapshot, and none besides.
   let snapshots = 0;
-  for (const name of found.keys()) {
-    const list = JSON.parse(await capsule.ctl(["volume", "snapshots", name, "-o", "json"])) as { snapshots: unknown[] };
-    snapshots += list.snapshots.length;
-  }
+  for (const name of found.keys()) snapshots += (await snapshotsOf(capsule, name)).length;
   const deadline = Date.now() + 90_000;
   for (;;) {
-    const left = await disks();
-    if (left.length === found.size + snapshots && left.every((line) => !/^new\/|next-/.test(line))) break;
+    const left = await disksOf(capsule);
+    if (left.length === found.size + snapshots && !left.some(isUnfinished)) break;
     assert.ok(Date.now() < deadline, `${left.join("\n")}\nfor ${[...found.keys()].join()} and ${snapshots} snapshots`);
     await sleep(1_000);
   }
@@ -133,15 +119,9 @@ test(`${rounds} kills during volume operations`, { timeout: 900_000 }, async () 
 async function settled(): Promise<void> {
   const deadline = Date.now() + 60_000;
   for (;;) {
-    const open = [...(await volumes()).values()].filter(({ status }) => status.phase !== "VOLUME_PHASE_READY");
+    const open = [...(await volumesOf(capsule)).values()].filter(({ status }) => status.phase !== "VOLUME_PHASE_READY");
     if (open.length === 0) return;
     assert.ok(Date.now() < deadline, open.map(({ spec, status }) => `${spec.name}: ${status.message}`).join("\n"));
     await sleep(200);
   }
-}
-
-async function disks(): Promise<string[]> {
-  const script =
-    "if [ -e /run/capsule/boot.json ]; then lvm lvs --noheadings -o lv_name -S pool_lv=pool capsule | tr -d ' '; else cd /run/capsule/pools/default && ls new/* disks/* 2>/dev/null || true; fi";
-  return (await capsule.host.exec(["sh", "-c", script])).split("\n").filter((line) => line !== "");
 }

@@ -56,10 +56,9 @@ export async function checkInWorkload(
     const query = ".timeout 60000\npragma integrity_check;\nselect max(n), count(*) from t;\n";
     const text = await capsule.ctl(["workload", "exec", "-i", workload, "--", "sqlite3", `/data/${file}`], query);
     const [state, numbers = ""] = text.trim().split("\n");
-    const [last, count] = numbers.split("|").map(Number);
     assert.equal(state, "ok", `${what}, ${file}: ${text}`);
-    assert.equal(last, count, `${what}, ${file}: no number is left out`);
-    assert.ok((last ?? 0) >= (said[file] ?? 0), `${what}, ${file}: ${said[file]} was committed, it ends with ${last}`);
+    const [last = Number.NaN, count] = numbers.split("|").map(Number);
+    assertNumbers(last, count, said[file] ?? 0, `${what}, ${file}`);
   }
 }
 
@@ -90,10 +89,14 @@ export function checkDatabase(path: string, least: number, what: string): number
       what,
     );
     const { n, count } = db.prepare("select coalesce(max(n), 0) as n, count(*) as count from t").get() ?? {};
-    assert.equal(n, count, `${what}: no number is left out`);
-    assert.ok(Number(n) >= least, `${what}: ${least} was committed, and it ends with ${n}`);
+    assertNumbers(Number(n), Number(count), least, what);
     return Number(n);
   } finally {
     db.close();
   }
+}
+
+function assertNumbers(last: number, count: number | undefined, least: number, what: string): void {
+  assert.equal(last, count, `${what}: no number is left out`);
+  assert.ok(last >= least, `${what}: ${least} was committed, and it ends with ${last}`);
 }
