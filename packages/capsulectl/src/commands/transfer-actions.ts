@@ -6,8 +6,13 @@ import { randomUUID } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import { create } from "@bufbuild/protobuf";
-import { type ImportVolumeRequest, ImportVolumeRequestSchema, VolumeSchema } from "@capsule/api";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import {
+  type ExportVolumeRequestSchema,
+  type ImportVolumeRequest,
+  ImportVolumeRequestSchema,
+  VolumeSchema,
+} from "@capsule/api";
 import { chunkBytes, documentFrame, framesOf, ImageFormatError } from "@capsule/api/volume-image.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { CliError } from "../errors.ts";
@@ -39,11 +44,10 @@ export async function exportVolume(
       chosen,
       state,
       async ({ volumes }) => {
-        // Only the end of the last call was lost.
-        if (state.isWhole) return;
         const { exportId, nextChunk } = state;
         // The frames of a snapshot are the same whatever export they are of: a capsule that restarted can go on with it.
         const request = { volume, snapshot, exportId, firstChunk: BigInt(nextChunk) };
+        if (state.isWhole) return await hearEnd(volumes, request);
         let chunks = 0;
         let total = 0;
         for await (const { output } of volumes.exportVolume(request)) {
@@ -85,6 +89,20 @@ export async function exportVolume(
     progress.end();
     await out?.close();
     if (isFile) await rm(scratch, { force: true });
+  }
+}
+
+/** The file is whole, and only the end of the last call was lost: the capsule keeps its copy until it has told that end. */
+async function hearEnd(
+  volumes: Capsule["volumes"],
+  request: MessageInitShape<typeof ExportVolumeRequestSchema>,
+): Promise<void> {
+  try {
+    const answers = volumes.exportVolume(request)[Symbol.asyncIterator]();
+    while ((await answers.next()).done !== true);
+  } catch (error) {
+    if (reasonOf(error) === "NO_EXPORT") return;
+    note(`${(error as Error).message}; the file is whole, and the capsule keeps its copy for ten minutes`);
   }
 }
 

@@ -38,6 +38,8 @@ interface Session {
   readonly volume: string;
   readonly backend: PoolBackend;
   readonly disk: DiskId;
+  /** The copy, for all callers: one that lingers must not keep a disk open that is to be removed. */
+  readonly file: FileHandle;
   readonly sizeBytes: number;
   readonly digests: Uint8Array[];
   /** Counts its callers: an earlier one ends when the next has come. */
@@ -94,15 +96,17 @@ export class Exports {
   async #open(volume: VolumeRecord, snapshot: string): Promise<Session> {
     const { backend, disk, sizeBytes, release } = await this.#snapshots.takeCopy(volume, snapshot);
     try {
+      const path = await backend.pathOf(disk);
       // A volume that was not unmounted before: the copy gets what a mount would make of it.
-      await replayJournal(await backend.pathOf(disk));
+      await replayJournal(path);
+      const file = await open(path, "r");
+      const [id, digests]: [string, Uint8Array[]] = [randomUUID(), []];
+      return { id, volume: volume.name, backend, disk, file, sizeBytes, digests, caller: 0, timer: undefined, release };
     } catch (error) {
       release();
       await backend.remove(disk);
       throw error;
     }
-    const id = randomUUID();
-    return { id, volume: volume.name, backend, disk, sizeBytes, digests: [], caller: 0, timer: undefined, release };
   }
 
   async *#send(session: Session, firstChunk: number, signal: AbortSignal): AsyncGenerator<ExportPart> {
@@ -112,20 +116,18 @@ export class Exports {
     if (firstChunk > chunks) throw new CapsuleError("invalid", `firstChunk: the image has ${chunks} chunks`);
     const isOurs = (): boolean => session.caller === caller && !signal.aborted;
     let isDone = false;
-    const file = await open(await session.backend.pathOf(session.disk), "r");
     try {
       yield { kind: "start", start: { exportId: session.id, sizeBytes: session.sizeBytes, chunks } };
       if (firstChunk === 0) yield { kind: "data", bytes: documentFrame(headerOf(session)), nextChunk: 0 };
       // What another copy of the same snapshot has sent is only counted in.
       for (let i = session.digests.length; i < firstChunk && isOurs(); i++)
-        session.digests[i] = (await pack(await readChunk(file, session, i))).digest;
-      yield* batches(this.#packed(file, session, firstChunk, chunks, isOurs), firstChunk);
+        session.digests[i] = (await pack(await readChunk(session, i))).digest;
+      yield* batches(this.#packed(session, firstChunk, chunks, isOurs), firstChunk);
       if (!isOurs()) return;
       const trailer = { format: "capsule-volume-end", chunks, digest: imageDigest(session.digests) } as const;
       yield { kind: "data", bytes: documentFrame(trailer), nextChunk: chunks };
       isDone = true;
     } finally {
-      await file.close();
       if (isDone) await this.#close(session);
       else if (session.caller === caller)
         session.timer = setTimeout(() => void this.#close(session), patienceMs).unref();
@@ -133,18 +135,12 @@ export class Exports {
   }
 
   /** Frames in their order, a few of them ahead of who takes them. */
-  async *#packed(
-    file: FileHandle,
-    session: Session,
-    first: number,
-    chunks: number,
-    isOurs: () => boolean,
-  ): AsyncGenerator<Uint8Array> {
+  async *#packed(session: Session, first: number, chunks: number, isOurs: () => boolean): AsyncGenerator<Uint8Array> {
     const waiting: Promise<Packed>[] = [];
     let next = first;
     for (let i = first; i < chunks && isOurs(); i++) {
       for (; next < chunks && waiting.length < ahead; next++) {
-        const packing = readChunk(file, session, next).then(pack);
+        const packing = readChunk(session, next).then(pack);
         // Awaited in its turn; a failure before that is no unhandled one.
         packing.catch(() => undefined);
         waiting.push(packing);
@@ -161,6 +157,7 @@ export class Exports {
     clearTimeout(session.timer);
     session.caller++;
     session.release();
+    await session.file.close();
     await session.backend.remove(session.disk).catch((error: unknown) => {
       this.#log.warn({ err: error, volume: session.volume }, "the copy of an export is removed later");
     });
@@ -182,7 +179,7 @@ async function* batches(frames: AsyncIterable<Uint8Array>, first: number): Async
   if (waiting.length > 0) yield { kind: "data", bytes: Buffer.concat(waiting), nextChunk };
 }
 
-async function readChunk(file: FileHandle, { sizeBytes, volume }: Session, index: number): Promise<Buffer> {
+async function readChunk({ file, sizeBytes, volume }: Session, index: number): Promise<Buffer> {
   const at = index * chunkBytes;
   const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, sizeBytes - at));
   for (let done = 0; done < buffer.length; ) {

@@ -83,8 +83,8 @@ export class Imports {
   }
 
   /**
-   * Takes the frames of an image, header first, or from `firstChunk` on when the import of this id wants that one. Resolves
-   * with the volume when the trailer was right, and again for whoever repeats the call because he did not hear of it.
+   * Takes the frames of an image, header first, or from `firstChunk` on, which must not be after the one that the import of
+   * this id wants. Resolves with the volume when the trailer was right, and again for whoever repeats the call because he did not hear of it.
    * Throws `invalid` for what is no image, is cut or is damaged, of which nothing stays; `conflict` when there is a volume
    * of this name.
    */
@@ -186,8 +186,11 @@ export class Imports {
       session.working = what();
       await session.working;
     };
+    // Of what an earlier caller has sent, more may have been taken since this one asked where to go on.
+    let taken = 0;
     await work(async () => {
-      if (session.digests.length !== firstChunk) throw new OutOfStep(session.digests.length, firstChunk);
+      taken = session.digests.length - firstChunk;
+      if (taken < 0) throw new OutOfStep(session.digests.length, firstChunk);
     });
     let waiting: Uint8Array[] = [];
     const write = async (): Promise<void> => {
@@ -197,7 +200,8 @@ export class Imports {
     };
     let isFirst = true;
     for await (const frame of framesOf(data)) {
-      if (frame.kind === "data") {
+      if (frame.kind === "data" && taken > 0) taken--;
+      else if (frame.kind === "data") {
         waiting.push(frame.bytes);
         if (waiting.length >= atOnce) await write();
       } else {
@@ -300,7 +304,7 @@ export class Imports {
   }
 }
 
-/** The caller goes on at another chunk than the import wants; he may ask where, and come again. */
+/** The caller goes on after the chunk that the import wants; he may ask where, and come again. */
 class OutOfStep extends CapsuleError {
   constructor(wanted: number, given: number) {
     super("precondition", `The import goes on at chunk ${wanted}, not at ${given}.`);
