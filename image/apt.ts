@@ -1,8 +1,8 @@
 import { existsSync, readFileSync } from "node:fs";
-import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { aptSourcesFor } from "./apt-sources.ts";
-import { cacheDir } from "./paths.ts";
+import { buildDir, cacheDir } from "./paths.ts";
 import { run } from "./run.ts";
 
 /** The Debian release that everything in a capsule comes from. */
@@ -114,4 +114,39 @@ async function debOf(name: string, dir: string): Promise<string | undefined> {
 export async function extractPackage(deb: string, into: string): Promise<void> {
   await mkdir(into, { recursive: true });
   await run(["dpkg-deb", "-x", deb, into]);
+}
+
+/**
+ * Unpacks packages of {@link suite} with all that they depend on into `directory`, which is made: no script of a package
+ * runs, and none needs to. `options` are further ones of mmdebstrap(1), whose output is in build/log/packages-FIRST.log.
+ */
+export async function extractSuite(
+  names: readonly string[],
+  directory: string,
+  options: readonly string[] = [],
+): Promise<void> {
+  await mkdir(dirname(directory), { recursive: true });
+  const sources = `${directory}.sources`;
+  await writeFile(sources, await suiteSources());
+  const aptOptions = [
+    'APT::Install-Recommends "false"',
+    'APT::Sandbox::User "root"',
+    'Acquire::Languages "none"',
+    'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false"',
+  ];
+  await run(
+    [
+      "mmdebstrap",
+      "--mode=root",
+      "--variant=extract",
+      `--include=${names.join(",")}`,
+      ...aptOptions.map((option) => `--aptopt=${option}`),
+      ...options,
+      suite,
+      directory,
+      sources,
+    ],
+    { logFile: join(buildDir, "log", `packages-${names[0]}.log`) },
+  );
+  await rm(sources);
 }

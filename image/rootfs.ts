@@ -7,9 +7,9 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { chmod, lstat, mkdir, readdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { suite, suiteSources } from "./apt.ts";
+import { extractSuite, suite } from "./apt.ts";
 import { imagePackages } from "./packages.ts";
-import { buildDir, cacheDir } from "./paths.ts";
+import { cacheDir } from "./paths.ts";
 import { run } from "./run.ts";
 import { clampTimes, sourceDate } from "./source-date.ts";
 
@@ -35,7 +35,7 @@ const mergedUsr = ["bin", "sbin", "lib", "lib64"] as const;
 
 /**
  * Ensures the root filesystem is in the cache and returns its directory.
- * @throws {import("./run.ts").CommandError} when a package cannot be fetched; the full output is in build/log/rootfs.log.
+ * @throws {import("./run.ts").CommandError} when a package cannot be fetched; the full output is in build/log.
  */
 export async function buildRootfs(): Promise<string> {
   const target = join(cacheDir, `rootfs-${await inputsHash()}`);
@@ -65,7 +65,8 @@ export async function buildRootfs(): Promise<string> {
 
 async function inputsHash(): Promise<string> {
   const hash = createHash("sha256").update(suite).update(process.arch).update(String(sourceDate));
-  for (const file of ["packages.ts", "rootfs.ts"]) hash.update(await readFile(join(import.meta.dirname, file)));
+  for (const file of ["apt.ts", "packages.ts", "rootfs.ts"])
+    hash.update(await readFile(join(import.meta.dirname, file)));
   return hash.digest("hex").slice(0, 16);
 }
 
@@ -106,31 +107,13 @@ async function writePackageList(debian: string, root: string): Promise<void> {
   await writeFile(join(root, packageListPath), `${JSON.stringify(packages, undefined, 1)}\n`);
 }
 
-/** All packages and what they depend on, unpacked only: no script of a package runs, and none needs to. */
+/** All packages and what they depend on. */
 async function extractDebian(directory: string): Promise<void> {
-  await mkdir(dirname(directory), { recursive: true });
-  const sources = join(dirname(directory), "debian.sources");
-  await writeFile(sources, await suiteSources());
-  const aptOptions = [
-    'APT::Install-Recommends "false"',
-    'APT::Sandbox::User "root"',
-    'Acquire::Languages "none"',
-    'Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false"',
-  ];
-  await run(
-    [
-      "mmdebstrap",
-      "--mode=root",
-      "--variant=extract",
-      `--include=${imagePackages.map((entry) => entry.name).join(",")}`,
-      ...aptOptions.map((option) => `--aptopt=${option}`),
-      // The archives are gone afterwards, and with them which file came from which version of which package.
-      `--extract-hook=${listContents}`,
-      suite,
-      directory,
-      sources,
-    ],
-    { logFile: join(buildDir, "log/rootfs.log") },
+  // The archives are gone afterwards, and with them which file came from which version of which package.
+  await extractSuite(
+    imagePackages.map((entry) => entry.name),
+    directory,
+    [`--extract-hook=${listContents}`],
   );
 }
 

@@ -50,10 +50,6 @@ want grub-mkimage grub-common
 want swtpm swtpm
 [ -e /usr/lib/grub/x86_64-efi ] || [ "$(uname -m)" != x86_64 ] || missing="$missing grub-efi-amd64-bin"
 [ -e /usr/lib/grub/i386-pc ] || [ "$(uname -m)" != x86_64 ] || missing="$missing grub-pc-bin"
-# The machine that it is tested on.
-want qemu-system-x86_64 qemu-system-x86
-want qemu-img qemu-utils
-[ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || missing="$missing ovmf"
 [ -e /usr/lib/x86_64-linux-gnu/libc.a ] || [ -e /usr/lib/aarch64-linux-gnu/libc.a ] || missing="$missing libc6-dev"
 # shellcheck disable=SC2086
 [ -z "$missing" ] || install $missing

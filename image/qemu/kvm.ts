@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { cacheDir } from "../paths.ts";
+import { buildQemu } from "./program.ts";
 
 const deadlineMs = 8_000;
 
@@ -23,14 +24,11 @@ export async function kvmWorks(vmlinuz: string): Promise<boolean> {
 }
 
 async function probe(vmlinuz: string): Promise<boolean> {
+  const [program = "", ...own] = (await buildQemu()).argv;
+  const machine = ["-M", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-display", "none", "-serial", "stdio"];
   const child = spawn(
-    "qemu-system-x86_64",
-    ["-M", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-display", "none", "-serial", "stdio", "-no-reboot"].concat([
-      "-kernel",
-      vmlinuz,
-      "-append",
-      "console=ttyS0 panic=-1",
-    ]),
+    program,
+    [...own, ...machine, "-no-reboot", "-kernel", vmlinuz, "-append", "console=ttyS0 panic=-1"],
     { stdio: ["ignore", "pipe", "ignore"], timeout: deadlineMs, killSignal: "SIGKILL" },
   );
   let said = "";

@@ -9,10 +9,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
 import { startTimeOf } from "../namespace/registry.ts";
 import { run } from "../run.ts";
+import { buildQemu } from "./program.ts";
 import { qmp } from "./qmp.ts";
 import { startTpm } from "./tpm.ts";
-
-const firmwareDir = "/usr/share/OVMF";
 
 const saveTimeoutMs = 60_000;
 
@@ -53,13 +52,14 @@ export class Machine {
   static async start(options: MachineOptions): Promise<Machine> {
     const { dir } = options;
     await mkdir(dir, { recursive: true });
+    const { argv, firmwareDir } = await buildQemu();
     const variables = join(dir, "firmware.fd");
     if (!existsSync(variables)) await copyFile(join(firmwareDir, "OVMF_VARS_4M.fd"), variables);
     await rm(join(dir, "qmp.sock"), { force: true });
     const tpmSocket = options.tpm === true ? await startTpm(dir) : undefined;
     const log = await open(join(dir, "qemu.log"), "a", 0o600);
     const onTerminal = options.serial === "stdio";
-    const qemu = ["qemu-system-x86_64", ...argumentsOf(options, variables, tpmSocket)];
+    const qemu = [...argv, ...argumentsOf(options, firmwareDir, tpmSocket)];
     const [program = "", ...args] = options.temporary === true ? ["setpriv", "--pdeathsig", "KILL", ...qemu] : qemu;
     const child = spawn(program, args, {
       detached: !onTerminal,
@@ -188,7 +188,7 @@ export async function copyDisk(from: string, to: string): Promise<void> {
   await run(["cp", "--sparse=always", "--reflink=auto", from, to]);
 }
 
-function argumentsOf(options: MachineOptions, variables: string, tpmSocket: string | undefined): string[] {
+function argumentsOf(options: MachineOptions, firmwareDir: string, tpmSocket: string | undefined): string[] {
   const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log", from } = options;
   const serialLog = `logfile=${join(dir, "serial.log")},logappend=on`;
   const forwarded = forwards.map(([host, guest]) => `,hostfwd=tcp:127.0.0.1:${host}-:${guest}`).join("");
@@ -202,7 +202,7 @@ function argumentsOf(options: MachineOptions, variables: string, tpmSocket: stri
       ? []
       : [
           ["-drive", `if=pflash,format=raw,readonly=on,file=${join(firmwareDir, "OVMF_CODE_4M.fd")}`],
-          ["-drive", `if=pflash,format=raw,file=${variables}`],
+          ["-drive", `if=pflash,format=raw,file=${join(dir, "firmware.fd")}`],
         ].flat(),
     // No cache=unsafe: what the machine flushes is on the host's disk, so that a cut of its power is a true one.
     ...disks.flatMap((path, i) => [

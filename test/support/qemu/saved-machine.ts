@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { diskPath } from "../../../image/image.ts";
 import { cacheDir } from "../../../image/paths.ts";
 import { copyDisk } from "../../../image/qemu/machine.ts";
-import { run } from "../../../image/run.ts";
+import { buildQemu } from "../../../image/qemu/program.ts";
 
 export interface SavedMachine {
   readonly disk: string;
@@ -28,7 +28,10 @@ export async function savedMachine(boot: (dir: string) => Promise<void>): Promis
       await rm(scratch, { recursive: true, force: true });
       await mkdir(scratch, { recursive: true });
       await boot(scratch);
-      await rename(scratch, dir);
+      await rename(scratch, dir).catch((error: NodeJS.ErrnoException) => {
+        // Another test that began at the same time was faster.
+        if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+      });
     } finally {
       await rm(scratch, { recursive: true, force: true });
     }
@@ -46,7 +49,7 @@ export async function copySaved(saved: SavedMachine, dir: string): Promise<void>
 /** Changes with the image, with QEMU and with how the machine is put together. */
 async function keyOf(): Promise<string> {
   const { mtimeMs, size } = statSync(diskPath);
-  const hash = createHash("sha256").update(`${mtimeMs} ${size} ${await run(["qemu-system-x86_64", "--version"])}`);
+  const hash = createHash("sha256").update(`${mtimeMs} ${size} ${(await buildQemu()).argv.join(" ")}`);
   const here = import.meta.dirname;
   for (const file of ["agent.mjs", "qemu-host.ts", "saved-machine.ts", "../../../image/qemu/machine.ts"])
     hash.update(await readFile(join(here, file)));
