@@ -4,14 +4,14 @@ import { join } from "node:path";
 import { downloadPackages, extractPackage, suite } from "../../image/apt.ts";
 import { buildDir, cacheDir } from "../../image/paths.ts";
 import { run } from "../../image/run.ts";
+import { programLayer } from "./debian.ts";
 import { type ImageSpec, writeImage } from "./image.ts";
-import { sqliteLayer } from "./sqlite.ts";
 import type { TarEntry } from "./tar.ts";
 
 const page = "<!doctype html><title>Capsule</title><h1>Hello from a container in a capsule</h1>\n";
 
 /** Debian's static busybox of the same release as the capsule, and the names of its tools. */
-async function busybox(): Promise<{ program: Buffer; tools: string[] }> {
+export async function busybox(): Promise<{ program: Buffer; tools: string[] }> {
   const [deb] = await downloadPackages(["busybox-static"], join(cacheDir, "debs"));
   if (deb === undefined) throw new Error(`busybox-static of ${suite} was not downloaded`);
   const scratch = join(cacheDir, `.busybox-${process.pid}`);
@@ -25,7 +25,8 @@ async function busybox(): Promise<{ program: Buffer; tools: string[] }> {
   }
 }
 
-function baseLayer(program: Buffer, tools: readonly string[]): TarEntry[] {
+/** A root filesystem of it: a shell, its tools, two users. */
+export function baseLayer(program: Buffer, tools: readonly string[]): TarEntry[] {
   const directories = ["bin", "etc", "tmp", "www"].map(
     (path): TarEntry => ({ path, type: "directory", mode: path === "tmp" ? 0o1777 : 0o755 }),
   );
@@ -61,7 +62,14 @@ export async function testImages(): Promise<Map<string, ImageSpec>> {
         },
       },
     ],
-    ["sqlite", { name: "sqlite:1", layers: [base, await sqliteLayer()], config: { Cmd: ["sh"], Env: env } }],
+    [
+      "sqlite",
+      {
+        name: "sqlite:1",
+        layers: [base, await programLayer("sqlite3", "usr/bin/sqlite3")],
+        config: { Cmd: ["sh"], Env: env },
+      },
+    ],
     // busybox does what its name says, and `sleep` is the only name that it has here.
     [
       "bare",

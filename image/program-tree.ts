@@ -1,0 +1,42 @@
+/** Programs of the suite that the image is made of, to run on this host: each with the libraries of its own tree. */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { extractSuite, suite } from "./apt.ts";
+import { cacheDir } from "./paths.ts";
+
+const [loader, triplet] =
+  process.arch === "arm64"
+    ? ["usr/lib/ld-linux-aarch64.so.1", "aarch64-linux-gnu"]
+    : ["usr/lib64/ld-linux-x86-64.so.2", "x86_64-linux-gnu"];
+
+export interface ProgramTree {
+  readonly root: string;
+  /** The dynamic loader with its options: the path of a program follows. */
+  readonly loader: readonly string[];
+}
+
+/** Ensures that the packages, with all that they depend on, are unpacked in the cache. */
+export async function programTree(packages: readonly string[]): Promise<ProgramTree> {
+  const key = createHash("sha256")
+    .update(`${suite} ${packages.join(" ")}`)
+    .digest("hex")
+    .slice(0, 16);
+  const root = join(cacheDir, `programs-${key}`);
+  if (!existsSync(root)) await unpack(packages, root);
+  return { root, loader: [join(root, loader), "--library-path", join(root, "usr/lib", triplet)] };
+}
+
+async function unpack(packages: readonly string[], root: string): Promise<void> {
+  const scratch = join(cacheDir, `.programs-${process.pid}`);
+  try {
+    await extractSuite(packages, scratch);
+    await rename(scratch, root).catch((error: NodeJS.ErrnoException) => {
+      // Another build was faster; its result is the same.
+      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+    });
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
