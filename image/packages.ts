@@ -74,8 +74,8 @@ export const imagePackages: readonly ImagePackage[] = [
   { name: "liblvm2cmd2.03", reason: "loaded by dmeventd", keep: ["usr/lib/@triplet@/liblvm2cmd.so.2.03"] },
   {
     name: "thin-provisioning-tools",
-    reason: "LVM checks a thin pool by it before it uses one",
-    keep: ["usr/sbin/thin_check", "usr/sbin/thin_repair", "usr/sbin/thin_dump"],
+    reason: "LVM checks a thin pool by it before it uses one, and it tells what a snapshot has alone",
+    keep: ["usr/sbin/thin_check", "usr/sbin/thin_repair", "usr/sbin/thin_dump", "usr/sbin/thin_ls"],
   },
   {
     name: "e2fsprogs",

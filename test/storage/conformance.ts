@@ -159,15 +159,13 @@ export function conformance(
       assert.ok(((await seen(id))?.usedBytes ?? 0) >= 30 * MiB);
     });
 
-    test("what a snapshot has alone is told where the backend can", async () => {
+    test("what a snapshot has alone is told", async () => {
       const [id, copy] = [fresh(), fresh("snap")];
       await backend.create(id, size);
       const path = await backend.pathOf(id);
       await write(path, 0, Buffer.alloc(16 * MiB, "a"));
       await backend.snapshot(id, copy);
-      const alone = await backend.exclusiveBytes(copy);
-      if (alone === undefined) return;
-      assert.equal(alone, 0);
+      assert.equal(await backend.exclusiveBytes(copy), 0);
       await write(path, 0, Buffer.alloc(4 * MiB, "b"));
       assert.equal(await backend.exclusiveBytes(copy), 4 * MiB);
     });

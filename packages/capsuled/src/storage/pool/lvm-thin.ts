@@ -7,12 +7,20 @@ import { CapsuleError } from "../../errors.ts";
 import { ToolError } from "../../tool.ts";
 import { groupName, thinPoolName, wholeTag } from "../layout.ts";
 import { type LogicalVolume, Lvm } from "../tools/lvm.ts";
+import { exclusiveBytesByThinId, metadataWrites } from "../tools/thin-pool.ts";
 import type { Disk, DiskId, PoolBackend, PoolUsage } from "./backend.ts";
 import { diskInUse, nameTaken, noDisk } from "./errors.ts";
 
 const uidTag = "capsule_uid_";
 /** How old a look at the group may be, in milliseconds: only this backend changes its disks. */
 const freshMs = 2_000;
+
+/** What each thin volume has alone, by its id in the pool; asked `at`, when so many `writes` to the metadata had been made. */
+interface Exclusive {
+  readonly at: number;
+  readonly writes: number | undefined;
+  readonly byThinId: ReadonlyMap<number, number>;
+}
 
 export class LvmThinBackend implements PoolBackend {
   readonly kind = "lvm-thin";
@@ -22,6 +30,10 @@ export class LvmThinBackend implements PoolBackend {
   #opened: Lvm | undefined;
   /** The last look, until something is changed here or it is old: LVM reads the disk each time, and a pass asks often. */
   #seen: { readonly at: number; readonly volumes: Promise<LogicalVolume[]> } | undefined;
+  /** The last answer to how full the pool is, and the writes to its metadata until then. */
+  #usage: { readonly writes: number | undefined; readonly usage: PoolUsage } | undefined;
+  /** The last answer to what each has alone. */
+  #asked: Promise<Exclusive> | undefined;
 
   /** `device` finds the physical volume; it throws where there is none, which is told when the pool is used. */
   constructor(device: () => Promise<string>) {
@@ -41,11 +53,16 @@ export class LvmThinBackend implements PoolBackend {
   }
 
   async usage(): Promise<PoolUsage> {
+    const writes = await metadataWrites();
+    // Asked from time to time: no process is started while nothing changes.
+    if (this.#usage !== undefined && writes !== undefined && this.#usage.writes === writes) return this.#usage.usage;
     this.#seen = undefined;
     const pool = (await this.#volumes()).find(({ name }) => name === thinPoolName);
     if (pool === undefined) throw noDisk({ name: thinPoolName, uid: "" });
     const { sizeBytes, dataRatio, metadataRatio } = pool;
-    return { sizeBytes, usedBytes: Math.round(sizeBytes * dataRatio), metadataRatio };
+    const usage = { sizeBytes, usedBytes: Math.round(sizeBytes * dataRatio), metadataRatio };
+    this.#usage = { writes, usage };
+    return usage;
   }
 
   async list(): Promise<readonly Disk[]> {
@@ -106,9 +123,26 @@ export class LvmThinBackend implements PoolBackend {
     return await work(await this.pathOf(id));
   }
 
-  /** Of a thin volume LVM knows what is mapped, not what is shared. */
-  async exclusiveBytes(): Promise<number | undefined> {
-    return undefined;
+  async exclusiveBytes(id: DiskId): Promise<number | undefined> {
+    await this.#existing(id);
+    const found = (await this.#volumes()).find(({ name }) => name === id.name);
+    return (await this.#exclusive()).get(found?.thinId ?? Number.NaN);
+  }
+
+  /** Of all thin volumes: a list of snapshots asks for one after the other. */
+  async #exclusive(): Promise<ReadonlyMap<number, number>> {
+    const before = this.#asked;
+    // One after the other: each uses the pool's only snapshot of its metadata.
+    this.#asked = (async () => {
+      const last = await before?.catch(() => undefined);
+      const isFresh = last !== undefined && performance.now() - last.at < freshMs;
+      if (isFresh && last.writes === (await metadataWrites())) return last;
+      const at = performance.now();
+      const byThinId = await exclusiveBytesByThinId();
+      // Asking writes to the metadata too.
+      return { at, byThinId, writes: await metadataWrites() };
+    })();
+    return (await this.#asked).byThinId;
   }
 
   async #lvm(): Promise<Lvm> {

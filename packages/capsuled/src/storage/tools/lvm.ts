@@ -12,6 +12,8 @@ export interface LogicalVolume {
   readonly tags: readonly string[];
   /** Volumes that live in a thin pool. */
   readonly isThin: boolean;
+  /** By which the pool knows a thin volume; NaN of others. */
+  readonly thinId: number;
   /** Open: mounted, or held by a program. */
   readonly isOpen: boolean;
   readonly active: boolean;
@@ -46,13 +48,14 @@ export class Lvm {
   }
 
   async volumes(): Promise<LogicalVolume[]> {
-    const fields = "lv_name,lv_size,lv_tags,pool_lv,lv_active,lv_device_open,data_percent,metadata_percent";
+    const fields = "lv_name,lv_size,lv_tags,pool_lv,lv_active,lv_device_open,thin_id,data_percent,metadata_percent";
     const rows = await this.#report("lv", ["lvs", "-o", fields, groupName]);
     return rows.map((row) => ({
       name: row["lv_name"] ?? "",
       sizeBytes: Number(row["lv_size"]),
       tags: (row["lv_tags"] ?? "").split(",").filter((tag) => tag !== ""),
       isThin: (row["pool_lv"] ?? "") !== "",
+      thinId: Number.parseInt(row["thin_id"] ?? "", 10),
       isOpen: row["lv_device_open"] === "open",
       active: row["lv_active"] === "active",
       dataRatio: Number(row["data_percent"] ?? 0) / 100,
