@@ -12,6 +12,7 @@ import { buildImages } from "../test/images/build.ts";
 import { writeImage } from "../test/images/image.ts";
 import { TestCapsule } from "../test/support/test-capsule.ts";
 import { apiRow } from "./api.ts";
+import { fioRows } from "./fio.ts";
 import { hostPid } from "./host-pid.ts";
 import { logsRow } from "./logs.ts";
 import { compare, cpuSeconds, median, ms, type Row, ratioRow, residentMb, time } from "./measure.ts";
@@ -109,6 +110,7 @@ try {
 
   await row("logs", async () => await logsRow(capsule));
 
+  await row("fio", async () => await fioRows(capsule));
   await row("storage", async () => await storageRows(capsule));
 
   await row("many", async () => await manyRows());

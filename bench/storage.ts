@@ -1,9 +1,9 @@
-/** Volumes against the bare tools, in the capsule's own pool: create, snapshot, restore, export, import, writes. */
+/** Volumes against the bare tools, in the capsule's own pool: create, snapshot, restore, export, import. */
 import { spawnSync } from "node:child_process";
 import { rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { TestCapsule } from "../test/support/test-capsule.ts";
-import { compare, ms, type Row, time } from "./measure.ts";
+import { compare, ms, type Row } from "./measure.ts";
 
 const runs = 7;
 const dataMib = 512;
@@ -64,7 +64,6 @@ export async function storageRows(capsule: TestCapsule): Promise<Row[]> {
   for (let i = 0; i < 3; i++) await capsule.ctl(["volume", "delete", `i${i}`]);
   const size = statSync(out).size;
   rmSync(`${out}.img`);
-  const writes = await writeRates(capsule);
   await capsule.ctl(["volume", "delete", "large", "data", "--snapshots"]);
   await capsule.ctl(["pool", "set", "default", "--overcommit", "300"]);
 
@@ -96,36 +95,5 @@ export async function storageRows(capsule: TestCapsule): Promise<Row[]> {
       0.7,
     ),
     ratio("volume import of it, with e2fsck", imported, "zstd -d | dd conv=sparse,fsync", 0.5),
-    writes,
   ];
-}
-
-/** 256 MiB in a container to its volume, and to the capsule's own disk, both until they are on the disk. */
-async function writeRates(capsule: TestCapsule): Promise<Row> {
-  const manifest =
-    'kind: Volume\nname: io\nsize: 1GiB\n---\nkind: Container\nname: io\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s, mounts: [{volumeName: io, mountPath: /data}]}\n';
-  await capsule.apply(manifest, "--wait=60s");
-  const { pid } = (await capsule.workload("io")).status;
-  const dd = (path: string): string => `dd if=/dev/zero of=${path} bs=1M count=256 conv=fsync 2>/dev/null`;
-  const times = { ours: [] as number[], bare: [] as number[] };
-  for (let i = 0; i < 5; i++) {
-    times.ours.push(
-      await time(() => capsule.local.exec(["nsenter", "-t", String(pid), "-m", "sh", "-c", dd("/data/x")])),
-    );
-    times.bare.push(await time(() => capsule.local.exec(["sh", "-c", dd("/perm/bench-io")])));
-  }
-  await capsule.local.exec(["rm", "/perm/bench-io"]);
-  await capsule.ctl(["workload", "delete", "io"]);
-  await capsule.ctl(["volume", "delete", "io"]);
-  const middle = (values: number[]): number => values.sort((a, b) => a - b)[2] ?? 0;
-  const [ours, bare] = [middle(times.ours), middle(times.bare)];
-  const mbs = (value: number): string => `${Math.round((256 * 1.048576) / (value / 1000))} MB/s`;
-  return {
-    what: "256 MiB written and flushed to a volume in a container (reflink)",
-    ours: mbs(ours),
-    against: `the same to /perm: ${mbs(bare)}`,
-    goal: "≥ 0.7 ×",
-    result: `${(bare / ours).toFixed(2)} ×`,
-    met: bare / ours >= 0.7,
-  };
 }
