@@ -1,7 +1,7 @@
 # `make` or `make help` lists the targets. Everything built goes to build/ and native/target/.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down image qemu qemu-stop test-machine test-qemu deps generate build check lint test bench docs clean
+.PHONY: help up down image qemu qemu-stop test-namespace test-machine deps generate build check lint test bench docs clean
 
 node := node_modules/.bin/node
 run_tests := $(node) --test --test-reporter=spec --test-reporter-destination=stdout --test-reporter=./test/support/failures.ts --test-reporter-destination=stdout
@@ -45,20 +45,19 @@ lint: generate ## Style, types and import directions (biome.json)
 check: lint ## Lint and unit tests, under a minute
 	@$(units)
 
-test: check build ## Everything that must pass
+test: check build image ## Everything that must pass (about half an hour on two cores)
 	@# Debian 12 has no clippy for its newer Rust.
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
+	@$(MAKE) --no-print-directory test-namespace test-machine
+
+test-namespace: build ## The acceptance suite and the runner's own tests, in namespaces of this machine
 	@$(run_tests) --test-concurrency=1 "test/storage/*.test.ts" "test/suite/*.test.ts" "test/namespace/*.test.ts"
 
-# Not in `make test` yet: emulated, all of it takes about an hour.
-machine_tests := test/qemu/image.test.ts test/suite/keys.test.ts test/suite/volumes.test.ts test/suite/workloads.test.ts
-
-test-machine: image ## A part of test-qemu (about 12 minutes emulated)
-	@CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=1 $(machine_tests)
-
-test-qemu: image ## The whole suite and the machine's own tests in QEMU (ROUNDS=10 reboots and power cuts)
-	@CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=1 "test/suite/*.test.ts" "test/qemu/*.test.ts"
+# Two machines at once: emulated, each takes one core. The machine that the suite goes on from is booted before.
+test-machine: image ## The same suite and the machine's own tests in QEMU (ROUNDS=10 reboots and power cuts, ALL=1 cuts at every place)
+	@$(node) test/support/qemu/qemu-host.ts
+	@CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=2 "test/qemu/*.test.ts" "test/suite/*.test.ts"
 
 docs: generate ## Write the references from the sources (docs/cli.md, docs/manifest.md)
 	@$(node) scripts/docs.ts

@@ -1,4 +1,4 @@
-/** Reboots and power cuts at random moments during writes: whatever was acknowledged is there afterwards. */
+/** Reboots and power cuts at random moments during writes: whatever was acknowledged is there afterwards. ROUNDS=n, SEED=n. */
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,7 +7,7 @@ import { Random } from "../support/random.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
-const rounds = Number(process.env["ROUNDS"] ?? 10);
+const rounds = Number(process.env["ROUNDS"] ?? 2);
 const random = new Random(seed);
 
 let capsule: TestCapsule;

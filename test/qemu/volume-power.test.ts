@@ -13,7 +13,7 @@ import { TestCapsule } from "../support/test-capsule.ts";
 import { disksOf, volumesOf } from "../support/volumes.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
-const rounds = Number(process.env["ROUNDS"] ?? 4);
+const rounds = Number(process.env["ROUNDS"] ?? 1);
 const random = new Random(seed);
 
 let capsule: TestCapsule;
@@ -79,6 +79,12 @@ test(`${rounds} power cuts during volume operations`, { timeout: 1_500_000 }, as
     await checkInWorkload(capsule, "web", said, `round ${round}`);
     for (const name of found.keys())
       assert.match(await capsule.ctl(["volume", "check", name]), /clean/, `round ${round}: ${name}`);
+    // One is enough for the next round to delete.
+    for (const name of found.keys()) {
+      if (name === "data" || name === c) continue;
+      await capsule.ctl(["volume", "delete", name]);
+      acknowledged.delete(name);
+    }
     console.log(
       `round ${round}: ${JSON.stringify(said)} committed, ${found.size} volumes, ${snapshots.size} snapshots`,
     );

@@ -185,3 +185,8 @@ async function freePort(): Promise<number> {
   if (address === null || typeof address === "string") throw new Error("no free port");
   return address.port;
 }
+
+if (import.meta.main) {
+  await savedMachine(bootAndSave);
+  console.log("The machine that the suite goes on from has been booted.");
+}
