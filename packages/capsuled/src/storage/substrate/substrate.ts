@@ -38,15 +38,15 @@ async function observe(boot: BootDisk): Promise<Observed> {
   if (partition.contents !== "LVM2_member") return { partition, ...none };
   const lvm = new Lvm(partition.device);
   const pv = await lvm.physicalVolume();
-  if (pv.group !== groupName) return { partition, ...none, group: pv.group };
-  const [{ sizeBytes, freeBytes }, volumes] = [await lvm.group(), await lvm.volumes()];
+  if (pv.group?.name !== groupName) return { partition, ...none, group: pv.group?.name };
+  const volumes = await lvm.volumes();
   return {
     partition,
-    group: pv.group,
+    group: groupName,
     // LVM keeps its first MiB and rounds down to whole extents.
     pvGrowBytes: Math.max(0, pv.deviceBytes - pv.sizeBytes - 8 * 1024 * 1024),
-    groupSizeBytes: sizeBytes,
-    groupFreeBytes: freeBytes,
+    groupSizeBytes: pv.group.sizeBytes,
+    groupFreeBytes: pv.group.freeBytes,
     volumes,
     active: volumes.every(({ active, isThin }) => active || isThin),
   };

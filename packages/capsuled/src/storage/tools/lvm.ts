@@ -30,21 +30,21 @@ export class Lvm {
     this.#device = device;
   }
 
-  async physicalVolume(): Promise<{ group: string | undefined; sizeBytes: number; deviceBytes: number }> {
-    const [pv] = await this.#report("pv", ["pvs", "-o", "vg_name,pv_size,dev_size", this.#device]);
+  /** With what is known of the group that it is in. */
+  async physicalVolume(): Promise<{
+    readonly sizeBytes: number;
+    readonly deviceBytes: number;
+    readonly group: { readonly name: string; readonly sizeBytes: number; readonly freeBytes: number } | undefined;
+  }> {
+    const fields = "pv_size,dev_size,vg_name,vg_size,vg_free";
+    const [pv] = await this.#report("pv", ["pvs", "-o", fields, this.#device]);
     if (pv === undefined) throw new CapsuleError("internal", `LVM does not know ${this.#device}`);
-    const group = pv["vg_name"] ?? "";
+    const name = pv["vg_name"] ?? "";
     return {
-      group: group === "" ? undefined : group,
       sizeBytes: Number(pv["pv_size"]),
       deviceBytes: Number(pv["dev_size"]),
+      group: name === "" ? undefined : { name, sizeBytes: Number(pv["vg_size"]), freeBytes: Number(pv["vg_free"]) },
     };
-  }
-
-  async group(): Promise<{ sizeBytes: number; freeBytes: number }> {
-    const [vg] = await this.#report("vg", ["vgs", "-o", "vg_size,vg_free", groupName]);
-    if (vg === undefined) throw new CapsuleError("internal", `LVM does not know the volume group ${groupName}`);
-    return { sizeBytes: Number(vg["vg_size"]), freeBytes: Number(vg["vg_free"]) };
   }
 
   async volumes(): Promise<LogicalVolume[]> {
