@@ -1,4 +1,4 @@
-// Writes docs/cli.md from the commands and docs/manifest.md from the .proto files: `node scripts/docs.ts`. With --check it
+// Writes docs/cli.md from the commands, docs/manifest.md from the .proto files and docs/metrics.md from their table: `node scripts/docs.ts`. With --check it
 // only tells whether they are up to date. The version control keeps them, so that they can be read without a build.
 
 import { execFileSync } from "node:child_process";
@@ -10,6 +10,7 @@ import type { Command } from "commander";
 
 process.env["CAPSULE_NO_MAIN"] = "1";
 const { buildProgram } = await import("../packages/capsulectl/src/main.ts");
+const { families } = await import("../packages/capsuled/src/server/metrics.ts");
 const root = join(import.meta.dirname, "..");
 
 function cliReference(): string {
@@ -160,6 +161,39 @@ function commentsOf(files: Files): Map<string, string> {
   return found;
 }
 
+function metricsReference(): string {
+  return [
+    "# Metrics",
+    "",
+    "Generated from `packages/capsuled/src/server/metrics.ts` by `make docs`; do not edit.",
+    "",
+    "    capsulectl capsule metrics",
+    "",
+    "prints them in the text format of Prometheus. Every call to a capsule needs a key and a token of the moment, which",
+    "Prometheus cannot make; so beside it runs",
+    "",
+    "    capsulectl --capsule nuc-1 capsule metrics --listen 127.0.0.1:9101",
+    "",
+    "which asks the capsule once for each scrape of `http://127.0.0.1:9101/metrics`. A key with the role `viewer` is enough. When",
+    "the capsule does not answer, the scrape fails with 502 and the reason, and `up` is 0 in Prometheus.",
+    "",
+    "    scrape_configs:",
+    "      - job_name: capsule",
+    '        static_configs: [{targets: ["127.0.0.1:9101"]}]',
+    "",
+    'Worth an alert: `capsule_pool_level_percent > 0`, `capsule_pool_up == 0`, `capsule_volumes{phase="MISSING"} > 0`,',
+    '`capsule_workloads{phase="FAILED"} > 0`.',
+    "",
+    "| metric | labels | type | |",
+    "| --- | --- | --- | --- |",
+    ...families.map(
+      ({ name, labels, type, help }) =>
+        `| \`${name}\` | ${labels.map((label) => `\`${label}\``).join(", ")} | ${type} | ${help} |`,
+    ),
+    "",
+  ].join("\n");
+}
+
 function sentence(text: string): string {
   return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
 }
@@ -168,6 +202,7 @@ let stale = false;
 for (const [name, text] of [
   ["docs/cli.md", cliReference()],
   ["docs/manifest.md", manifestReference()],
+  ["docs/metrics.md", metricsReference()],
 ] as const) {
   const path = join(root, name);
   let old = "";

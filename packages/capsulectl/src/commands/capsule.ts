@@ -26,6 +26,13 @@ export function addCapsuleCommands(program: Command): void {
       (await actions()).stats(globalsOf(command), options),
     );
   capsule
+    .command("metrics")
+    .description("what it tells in numbers, in the text format of Prometheus")
+    .option("--listen <address:port>", "serve it at /metrics, on loopback only, until a signal comes")
+    .action(async (options: { listen?: string }, command: Command) =>
+      (await import("./metrics-actions.ts")).metrics(globalsOf(command), options),
+    );
+  capsule
     .command("hostname <name>")
     .description("set its host name")
     .action(async (name: string, _: object, command: Command) => (await actions()).hostname(globalsOf(command), name));

@@ -18,6 +18,7 @@ import { readSystemLogs } from "../system/logs.ts";
 import type { Machine } from "../system/machine.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
+import { metricsOf } from "./metrics.ts";
 import { messageOfPool } from "./pool.ts";
 import { intervalMs, ticks } from "./ticks.ts";
 
@@ -108,6 +109,19 @@ export function capsuleService({
         slot: hardware?.slot ?? "",
         disks,
       };
+    },
+    async getMetrics() {
+      const [usage, filesystems, pools] = await Promise.all([readUsage(), readFilesystems(), poolWatch.read()]);
+      return await metricsOf({
+        version: machine.version.version,
+        mode: machine.mode,
+        hostname: machine.hostname(),
+        usage,
+        filesystems,
+        pools,
+        volumes: store.volumes.list(),
+        workloads: store.workloads.list(),
+      });
     },
     async *systemLogs({ services, follow, tail, since }, context) {
       const options = {

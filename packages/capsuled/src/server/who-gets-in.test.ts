@@ -49,6 +49,7 @@ const table: Readonly<Record<string, Expected>> = {
   "IdentityService/RemoveKey": "admin",
   "IdentityService/ListAudit": "admin",
   "CapsuleService/GetInfo": "viewer",
+  "CapsuleService/GetMetrics": "viewer",
   "CapsuleService/SystemLogs": "viewer",
   "CapsuleService/SystemStats": "viewer",
   "CapsuleService/SetHostname": "admin",
