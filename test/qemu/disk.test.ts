@@ -36,9 +36,13 @@ describe("a machine", () => {
   });
 
   test("a key shows the last lines of the log, and the banner again", async () => {
+    // The last of all, and more than a serial line takes at once.
+    const lines =
+      'for i in $(seq 40); do printf "2099-01-01T00:00:00.0000000%02dZ %0250d\\n" $i $i; done >/perm/log/long.log';
+    await host.exec(["sh", "-c", lines]);
     await host.machine.typeKey("x");
-    // Whose lines are the last depends on what has just started.
-    await host.machine.untilConsole(/T[\d:.]+Z (capsuled|containerd): [\s\S]*API: +10\.0\.2\.15:50000/, 30_000);
+    await host.machine.untilConsole(/long: 0+11\s[\s\S]*long: 0+40\s[\s\S]*API: +10\.0\.2\.15:50000/, 30_000);
+    await host.exec(["rm", "/perm/log/long.log"]);
     // Not a shell, whatever is typed.
     await host.machine.typeKey("id\n");
     assert.doesNotMatch(host.machine.console(), /uid=0/);

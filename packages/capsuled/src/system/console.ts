@@ -2,10 +2,10 @@
  * The console of a machine: who it is and how it is reached, told again whenever that changes. A key shows the last lines
  * of its logs. There is no shell and no login.
  */
-import { closeSync, constants, openSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { ReadStream } from "node:tty";
 import type { Logger } from "pino";
+import { Terminal } from "./terminal.ts";
 
 export interface ConsoleFacts {
   readonly name: string;
@@ -23,19 +23,17 @@ const logLines = 30;
 
 /** Shows `facts` on every console that the kernel writes to, from now on. */
 export function startConsole(options: { facts: () => ConsoleFacts; logDir: string; log: Logger }): void {
-  const devices = consoleDevices();
+  const terminals = consoleDevices().map((device) => new Terminal(device, options.log));
   let shown = "";
   const refresh = (): void => {
     const text = bannerOf(options.facts());
     if (text === shown) return;
     shown = text;
-    write(devices, text);
+    for (const terminal of terminals) terminal.write(text);
   };
   refresh();
   setInterval(refresh, refreshMs).unref();
-  for (const device of devices) {
-    onKey(device, options.log, () => write([device], `${lastLines(options.logDir)}\n${shown}`));
-  }
+  for (const terminal of terminals) terminal.onKey(() => terminal.write(`${lastLines(options.logDir)}\n${shown}`));
 }
 
 /** Plain text of at most 80 columns, for any terminal. */
@@ -61,36 +59,6 @@ function consoleDevices(): string[] {
   const names = readFileSync("/sys/class/tty/console/active", "utf8").trim().split(/\s+/);
   // tty0 is whatever screen is in front: tty1 is its first, and can be read from.
   return names.filter((name) => name !== "").map((name) => `/dev/${name === "tty0" ? "tty1" : name}`);
-}
-
-function write(devices: readonly string[], text: string): void {
-  for (const device of devices) {
-    try {
-      // Not blocking: a paused terminal must not hold capsuled.
-      const flags = constants.O_WRONLY | constants.O_NOCTTY | constants.O_NONBLOCK;
-      const file = openSync(device, flags);
-      try {
-        writeFileSync(file, text.replaceAll("\n", "\r\n"));
-      } finally {
-        closeSync(file);
-      }
-    } catch {
-      // No such terminal, or one that takes nothing now: the next change comes.
-    }
-  }
-}
-
-function onKey(device: string, log: Logger, act: () => void): void {
-  try {
-    // Not as controlling terminal: Ctrl-C there must not reach capsuled.
-    const stream = new ReadStream(openSync(device, constants.O_RDWR | constants.O_NOCTTY | constants.O_NONBLOCK));
-    stream.setRawMode(true);
-    stream.on("data", act);
-    stream.on("error", (error) => log.debug({ err: error, device }, "the console cannot be read"));
-    stream.unref();
-  } catch (error) {
-    log.debug({ err: error, device }, "the console cannot be read");
-  }
 }
 
 function lastLines(logDir: string): string {
