@@ -162,6 +162,7 @@ async function powerOn(
   ports: { api: number; agent: number },
   from?: string,
 ): Promise<Machine> {
+  const kvm = await kvmWorks((await buildKernel()).vmlinuz);
   return await Machine.start({
     dir: options.dir,
     disks: [join(options.dir, "disk.raw"), ...(options.disks ?? [])],
@@ -169,7 +170,9 @@ async function powerOn(
       [ports.api, 50_000],
       [ports.agent, agentPort],
     ],
-    kvm: await kvmWorks((await buildKernel()).vmlinuz),
+    kvm,
+    // Emulated, two tests at once have a core each: processors that wait for one another's locks would take a fifth more.
+    cpus: kvm ? 2 : 1,
     memoryMib: options.memoryMib ?? 2_048,
     tpm: options.tpm ?? false,
     temporary: true,
