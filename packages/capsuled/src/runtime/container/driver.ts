@@ -7,13 +7,11 @@
 import { existsSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { create } from "@bufbuild/protobuf";
-import { timestampDate } from "@bufbuild/protobuf/wkt";
 import { Code } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { CapsuleError, messageOf } from "../../errors.ts";
-import type { Container } from "../../gen/containerd/github.com/containerd/containerd/api/services/containers/v1/containers_pb.js";
 import { type Mount, MountSchema } from "../../gen/containerd/github.com/containerd/containerd/api/types/mount_pb.js";
-import { type Process, Status } from "../../gen/containerd/github.com/containerd/containerd/api/types/task/task_pb.js";
+import { Status } from "../../gen/containerd/github.com/containerd/containerd/api/types/task/task_pb.js";
 import { OptionsSchema } from "../../gen/containerd/github.com/containerd/containerd/runtime/v2/runc/options/oci_pb.js";
 import type {
   ExecOptions,
@@ -23,12 +21,11 @@ import type {
   RuntimeDriver,
   RuntimeStats,
   StopOptions,
-  TaskState,
 } from "../driver.ts";
 import type { Instance } from "../instance.ts";
 import { isAbandoned, removeAbandoned } from "./abandoned.ts";
 import * as archive from "./archive.ts";
-import { readStats, wasOutOfMemory } from "./cgroups.ts";
+import { readStats } from "./cgroups.ts";
 import {
   anyOf,
   type Containerd,
@@ -41,19 +38,12 @@ import {
 } from "./client.ts";
 import { startExec } from "./exec.ts";
 import type { ImageConfig, ImageConfigs } from "./image-config.ts";
-import { startTimeOf } from "./process.ts";
+import { label, observedOf, stateOf } from "./observed.ts";
 import { signalNumber } from "./signals.ts";
 import { idRangeOf, SPEC_TYPE, specOf } from "./spec.ts";
 import { shiftedMounts, shiftOwners } from "./user-namespace.ts";
 import { readFromLayers, resolveUser } from "./users.ts";
 import { watchTasks } from "./watch.ts";
-
-const label = {
-  name: "capsule.workload",
-  generation: "capsule.generation",
-  imageDigest: "capsule.image-digest",
-  stopSignal: "capsule.stop-signal",
-} as const;
 
 const runtimeName = "io.containerd.runc.v2";
 
@@ -358,37 +348,6 @@ const noImage: ImageConfig = {
 /** Not recursive: what is mounted below a directory of the capsule is its own. */
 function directoryMount(source: string): Mount {
   return create(MountSchema, { type: "bind", source, options: ["bind", "ro"] });
-}
-
-function observedOf(container: Container, task: TaskState): Observed {
-  return {
-    uid: container.id,
-    name: container.labels[label.name] ?? container.id,
-    generation: Number(container.labels[label.generation] ?? 0),
-    imageDigest: container.labels[label.imageDigest] ?? "",
-    task,
-  };
-}
-
-async function stateOf(uid: string, process: Process | undefined): Promise<TaskState> {
-  if (process === undefined) return { state: "none" };
-  const { pid } = process;
-  switch (process.status) {
-    case Status.RUNNING:
-      return { state: "running", pid, startedAt: await startTimeOf(pid) };
-    case Status.PAUSED:
-    case Status.PAUSING:
-      return { state: "paused", pid, startedAt: await startTimeOf(pid) };
-    case Status.STOPPED: {
-      const finishedAt = process.exitedAt === undefined ? new Date(0) : timestampDate(process.exitedAt);
-      return { state: "stopped", exitCode: process.exitStatus, finishedAt, outOfMemory: await wasOutOfMemory(uid) };
-    }
-    case Status.CREATED:
-      return { state: "created", pid };
-    // The shim does not know: as good as nothing, the next start removes it.
-    case Status.UNKNOWN:
-      return { state: "none" };
-  }
 }
 
 /** Directories of an image's layers, topmost first, from the mounts of a snapshot made of them. */
