@@ -1,19 +1,20 @@
 /** Waiting for what others bring up at a start. Both wait for ever: without it there is nothing to do. */
 import { once } from "node:events";
-import { access } from "node:fs/promises";
+import { existsSync, watch } from "node:fs";
 import { connect } from "node:net";
+import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const pollMs = 20;
 
+/** Its directory must be there. */
 export async function untilExists(path: string): Promise<void> {
-  while (
-    !(await access(path).then(
-      () => true,
-      () => false,
-    ))
-  )
-    await sleep(pollMs);
+  const watcher = watch(dirname(path));
+  try {
+    while (!existsSync(path)) await once(watcher, "change");
+  } finally {
+    watcher.close();
+  }
 }
 
 /** Until somebody accepts connections on a Unix socket. */

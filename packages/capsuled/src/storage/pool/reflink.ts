@@ -139,9 +139,16 @@ export class ReflinkBackend implements PoolBackend {
     const path = await this.#find(id);
     if (path === undefined) return;
     if ((await devicesOn(path)).length > 0) throw diskInUse(id);
-    await rm(path);
-    mayCrash();
-    await syncDirectory(dirname(path));
+    const file = await open(path, "r+");
+    try {
+      await rm(path);
+      mayCrash();
+      await syncDirectory(dirname(path));
+      // XFS frees the blocks of a file without a name only some time later; whoever writes next may need them now.
+      await file.truncate(0);
+    } finally {
+      await file.close();
+    }
   }
 
   async pathOf(id: DiskId): Promise<string> {
