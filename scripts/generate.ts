@@ -5,6 +5,7 @@ import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { cpSync, existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { cacheDir } from "../image/paths.ts";
 
 const root = join(import.meta.dirname, "..");
 const bin = join(root, "node_modules/.bin");
@@ -39,7 +40,7 @@ for (const generation of generations) generate(generation);
  * and Debian does not ship beside them.
  */
 function stageContainerd(): string {
-  const source = join(root, "build/cache/containerd-protos/github.com/containerd/containerd");
+  const source = join(cacheDir, "containerd-protos/github.com/containerd/containerd");
   if (!existsSync(source)) throw new Error(`${source} is missing: run \`make deps\` first`);
   const stage = join(root, "build/cache/containerd-api");
   rmSync(stage, { recursive: true, force: true });
