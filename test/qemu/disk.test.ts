@@ -30,7 +30,7 @@ describe("a machine", () => {
 
   test("its console tells name, id, addresses and fingerprint", async () => {
     const groups = capsule.fingerprint.match(/.{4}/g)?.slice(0, 8).join(" ") ?? "none";
-    const console = await host.machine.untilConsole(new RegExp(groups), 30_000);
+    const console = await host.machine.untilConsole(new RegExp(groups), 90_000);
     assert.match(console, /Capsule: +capsule-[0-9a-f]{6} +id [a-z2-7]{6} /);
     assert.match(console, /API: +10\.0\.2\.15:50000/);
   });
@@ -41,7 +41,7 @@ describe("a machine", () => {
       'for i in $(seq 40); do printf "2099-01-01T00:00:00.0000000%02dZ %0250d\\n" $i $i; done >/perm/log/long.log';
     await host.exec(["sh", "-c", lines]);
     await host.machine.typeKey("x");
-    await host.machine.untilConsole(/long: 0+11\s[\s\S]*long: 0+40\s[\s\S]*API: +10\.0\.2\.15:50000/, 30_000);
+    await host.machine.untilConsole(/long: 0+11\s[\s\S]*long: 0+40\s[\s\S]*API: +10\.0\.2\.15:50000/, 90_000);
     await host.exec(["rm", "/perm/log/long.log"]);
     // Not a shell, whatever is typed.
     await host.machine.typeKey("id\n");
@@ -129,7 +129,7 @@ test("a foreign filesystem on PERM is left alone, and API and console say what t
   });
   const capsule = await TestCapsule.on(host, join(dir, "foreign"), []);
   try {
-    await host.machine.untilConsole(/was not touched/, 30_000);
+    await host.machine.untilConsole(/was not touched/, 90_000);
     const info = JSON.parse(await capsule.ctl(["capsule", "info", "-o", "json"])) as { warnings: string[] };
     assert.match(info.warnings.join("\n"), /PERM .* type ext4, .*was not touched/);
     const applied = await capsule.apply('kind: Container\nname: x\ncontainer: {image: "busybox:1"}\n');

@@ -4,7 +4,7 @@ import { statSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { type Result, TestCapsule } from "../support/test-capsule.ts";
+import { patience, type Result, TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
 let adopt: string[];
@@ -14,7 +14,7 @@ before(async () => {
 });
 after(async () => await capsule?.stop());
 
-const asBen = (args: string[], timeoutMs = 20_000): Promise<Result> =>
+const asBen = (args: string[], timeoutMs = 20_000 * patience): Promise<Result> =>
   capsule.try(args, "", timeoutMs, join(capsule.dir, "ben"));
 
 test("a stranger cannot adopt, nor can a pinned capsule become another one", async () => {

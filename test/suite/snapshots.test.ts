@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { emulated, TestCapsule } from "../support/test-capsule.ts";
+import { emulated, patience, TestCapsule } from "../support/test-capsule.ts";
 import { disksOf, isUnfinished } from "../support/volumes.ts";
 
 interface SnapshotJson {
@@ -150,7 +150,7 @@ describe("while capsuled is killed", () => {
     await capsule.killCapsuled();
     await capsule.untilServing();
     // One disk for each snapshot and volume, and no other.
-    const deadline = Date.now() + 20_000;
+    const deadline = Date.now() + 20_000 * patience;
     for (;;) {
       const found = await disksOf(capsule);
       if (!found.some(isUnfinished) && found.length === 1 + (await names("data")).length) break;

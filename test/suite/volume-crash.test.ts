@@ -24,7 +24,7 @@ import {
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const random = new Random(seed);
 const isSample = emulated && process.env["ALL"] !== "1";
-const sampleSize = 3;
+const sampleSize = 2;
 const from = Number(process.env["FROM"] ?? 0);
 /** More places than any operation has: one that never ends is a fault. */
 const maxPlaces = 80;

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { TestCapsule } from "../support/test-capsule.ts";
+import { patience, TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
 let files: string;
@@ -26,7 +26,7 @@ const mount = (...words: string[]): Promise<string> => capsule.ctl(["volume", "m
 async function nothingIsLeft(): Promise<void> {
   const script =
     "grep /run/capsule/volumes /proc/mounts; ctr -n capsule c ls -q; ls /run/capsule/sessions 2>/dev/null; true";
-  const deadline = Date.now() + 10_000;
+  const deadline = Date.now() + 10_000 * patience;
   for (;;) {
     const left = await capsule.host.exec(["sh", "-c", script]);
     if (left.trim() === "") return;

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { TestCapsule } from "../support/test-capsule.ts";
+import { patience, TestCapsule } from "../support/test-capsule.ts";
 
 interface VolumeJson {
   readonly uid: string;
@@ -200,7 +200,7 @@ describe("in a container", () => {
     await sleep(300);
     await capsule.untilServing();
     await capsule.until("web", ({ status }) => status.phase === "PHASE_FAILED", "ended", 60_000);
-    const deadline = Date.now() + 10_000;
+    const deadline = Date.now() + 10_000 * patience;
     while ((await leftOf(uid)) !== "") {
       assert.ok(Date.now() < deadline, "still mounted");
       await sleep(100);
@@ -249,7 +249,7 @@ describe("faults", () => {
     await capsule.killCapsuled();
     await sleep(300);
     await capsule.untilServing();
-    const deadline = Date.now() + 20_000;
+    const deadline = Date.now() + 20_000 * patience;
     while ((await get("lost")).status.phase !== "VOLUME_PHASE_MISSING") {
       assert.ok(Date.now() < deadline, JSON.stringify((await get("lost")).status));
       await sleep(100);

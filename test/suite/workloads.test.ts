@@ -19,7 +19,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { repositoryRoot } from "../../image/paths.ts";
-import { TestCapsule } from "../support/test-capsule.ts";
+import { patience, TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
 let files: string;
@@ -171,7 +171,7 @@ describe("lifecycle", () => {
 describe("inside", () => {
   before(async () => await applied(sleeper("in", "  env: [{name: GREETING, value: hello}]\n  workingDir: /tmp")));
 
-  const exec = (args: string[], input = "") => capsule.try(["workload", "exec", ...args], input, 20_000);
+  const exec = (args: string[], input = "") => capsule.try(["workload", "exec", ...args], input, 20_000 * patience);
 
   test("exec: output, exit code, input, environment, user, directory", async () => {
     const both = await exec(["in", "--", "sh", "-c", "echo out; echo err >&2; exit 9"]);
@@ -366,7 +366,7 @@ describe("network", () => {
     const { status } = await capsule.until("taken", ({ status: { phase } }) => phase === "PHASE_FAILED", "failed");
     assert.match(status.message, /port 8099\/tcp/);
     await capsule.host.exec(["kill", pid]);
-    await capsule.until("taken", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running", 40_000);
+    await capsule.until("taken", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running", 40_000 * patience);
   });
 });
 

@@ -22,6 +22,9 @@ export interface Result {
 /** The capsule is a machine, and an emulated one where there is no KVM: everything takes longer. */
 export const emulated = process.env["CAPSULE_RUNNER"] === "qemu";
 
+/** So many times as long a test waits there for what it expects; in how much time it comes is not what is tested. */
+export const patience = emulated ? 6 : 1;
+
 export class TestCapsule {
   readonly host: Host;
   readonly dir: string;
@@ -122,7 +125,7 @@ export class TestCapsule {
     name: string,
     holds: (workload: WorkloadJson) => boolean,
     what: string,
-    timeoutMs = 20_000,
+    timeoutMs = 20_000 * patience,
   ): Promise<WorkloadJson> {
     const deadline = Date.now() + timeoutMs;
     for (;;) {
