@@ -69,9 +69,13 @@ export const imagePackages: readonly ImagePackage[] = [
   {
     name: "dmeventd",
     reason: "grows a thin pool before it is full",
-    keep: ["usr/sbin/dmeventd", "usr/lib/@triplet@/device-mapper"],
+    // The plugin is found by the link, and what it loads only when it is named as a file.
+    keep: [
+      "usr/sbin/dmeventd",
+      "usr/lib/@triplet@/libdevmapper-event-lvm2thin.so",
+      "usr/lib/@triplet@/device-mapper/libdevmapper-event-lvm2thin.so",
+    ],
   },
-  { name: "liblvm2cmd2.03", reason: "loaded by dmeventd", keep: ["usr/lib/@triplet@/liblvm2cmd.so.2.03"] },
   {
     name: "thin-provisioning-tools",
     reason: "LVM checks a thin pool by it before it uses one, and it tells what a snapshot has alone",

@@ -57,6 +57,8 @@ describe("a machine", () => {
     const volumes = await host.exec(["lvm", "lvs", "--noheadings", "-o", "lv_name,lv_attr", "capsule"]);
     assert.match(volumes, /perm\s+-wi-ao/);
     assert.match(volumes, /pool\s+twi-a/);
+    // By dmeventd, which grows it before it is full.
+    assert.match(await host.exec(["lvm", "lvs", "--noheadings", "-o", "seg_monitor", "capsule/pool"]), /^\s*monitored/);
     assert.match(await host.exec(["dmesg"]), /Kernel is locked down from command line/);
     assert.match(await host.exec(["cat", "/sys/class/tpm/tpm0/tpm_version_major"]), /^2/);
     const info = JSON.parse(await capsule.ctl(["capsule", "info", "-o", "json"])) as {
