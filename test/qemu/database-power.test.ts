@@ -71,7 +71,10 @@ test(`${rounds} power cuts under a database, with a snapshot and an export under
     await capsule.until("db", ({ status }) => status.phase === "PHASE_RUNNING", "running again", 180_000);
     await checkInWorkload(capsule, "db", said, what);
     const result = await exporting;
-    assert.equal(result.code, 0, `${what}: ${result.stderr}`);
+    if (result.code !== 0) {
+      const log = await capsule.ctl(["capsule", "logs", "capsuled", "-n", "40"]);
+      assert.fail(`${what}: ${result.stderr.split("\n").slice(-4).join("\n")}\n${log}`);
+    }
     const there = await snapshotsOf(capsule, "data");
     assert.ok(code !== 0 || there.includes(name), `${what}: the snapshot was acknowledged`);
     if (round % copiesEvery === 0 || round === rounds) {
