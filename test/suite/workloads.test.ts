@@ -98,7 +98,7 @@ describe("apply", () => {
     assert.ok(!names.includes("ok") && !names.includes("bad") && !names.includes("twice"), names.join());
   });
 
-  test("all examples apply together and run", { timeout: 120_000 }, async () => {
+  test("all examples apply together and run", { timeout: 120_000 * patience }, async () => {
     const { code, stderr } = await capsule.try(["apply", "-f", join(repositoryRoot, "examples"), "--wait=60s"]);
     assert.equal(code, 0, stderr);
     await capsule.ctl(["delete", "-f", join(repositoryRoot, "examples")]);

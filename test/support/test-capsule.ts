@@ -25,6 +25,11 @@ export const emulated = process.env["CAPSULE_RUNNER"] === "qemu";
 /** So many times as long a test waits there for what it expects; in how much time it comes is not what is tested. */
 export const patience = emulated ? 6 : 1;
 
+/** The wait of a command is one of those limits. */
+function patient(arg: string): string {
+  return arg.replace(/^--wait=([0-9]+)s$/, (_, seconds) => `--wait=${Number(seconds) * patience}s`);
+}
+
 export class TestCapsule {
   readonly host: Host;
   readonly dir: string;
@@ -77,7 +82,7 @@ export class TestCapsule {
   }
 
   /** Runs capsulectl; throws when it ends with another code than 0. */
-  async ctl(args: readonly string[], input: string | Uint8Array = "", timeoutMs = 120_000): Promise<string> {
+  async ctl(args: readonly string[], input: string | Uint8Array = "", timeoutMs = 120_000 * patience): Promise<string> {
     const { code, stdout, stderr } = await this.try(args, input, timeoutMs);
     if (code !== 0) throw new Error(`capsulectl ${args.join(" ")} ended with ${code}:\n${stderr}`);
     return stdout;
@@ -87,10 +92,10 @@ export class TestCapsule {
   async try(
     args: readonly string[],
     input: string | Uint8Array = "",
-    timeoutMs = 120_000,
+    timeoutMs = 120_000 * patience,
     configHome = this.configHome,
   ): Promise<Result> {
-    const child = spawn(join(repositoryRoot, "capsulectl"), args, {
+    const child = spawn(join(repositoryRoot, "capsulectl"), args.map(patient), {
       env: { PATH: process.env["PATH"] ?? "", HOME: this.dir, XDG_CONFIG_HOME: configHome },
       timeout: timeoutMs,
       killSignal: "SIGKILL",
