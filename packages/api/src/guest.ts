@@ -1,0 +1,4 @@
+// The interface between a capsule and the agent in a microVM: a part of its own, for drivers know nothing of the rest.
+
+export * from "./gen/capsule/v1/guest_pb.js";
+export { FileType } from "./gen/capsule/v1/session_pb.js";
