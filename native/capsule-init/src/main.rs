@@ -1,7 +1,7 @@
 //! `capsule-init`: PID 1 of a capsule, and with a subcommand the small tools that must not depend on anything else.
 
-mod archive_mode;
 mod ctl;
+mod jail;
 mod log_mode;
 mod pid1;
 mod power_button;
@@ -15,7 +15,8 @@ const USAGE: &str = "usage:
   capsule-init ctl status|reboot|poweroff|start NAME|stop NAME|restart NAME
   capsule-init power-button                  power the machine off when its button is pressed
   capsule-init log DIR max-bytes N files N   log writer of a container, started by containerd's shim
-  capsule-init archive pack|unpack|stat --root R PATH";
+  capsule-init archive pack|unpack|stat --root R PATH
+  capsule-init jail CONFIG.json              run a virtual machine monitor apart from everything";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
         None | Some("--config" | "--as-child") => pid1::main(&args),
         // The shim passes the query of the logger's URI as arguments, in any order: each of its keys may come first.
         Some("log" | "max-bytes" | "files") => log_mode::main(&args),
-        Some("archive") => archive_mode::main(&args[1..]),
+        Some("archive") => capsule_payload::archive::command(&args[1..], "capsule-init archive"),
+        Some("jail") => jail::main(&args[1..]),
         Some("ctl") => ctl::main(&args[1..]),
         Some("power-button") => power_button::main(),
         Some("check-config") => pid1::check_config(&args[1..]),

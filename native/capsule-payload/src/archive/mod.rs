@@ -4,6 +4,7 @@
 //! its own calls [`enter_root`] once and then works inside; a link can then lead nowhere else. Archives are hostile too:
 //! [`unpack()`] follows no link below its destination and writes nothing of an entry that it refuses.
 
+mod command;
 mod dirs;
 mod error;
 mod header;
@@ -26,6 +27,7 @@ mod honest_test;
 #[cfg(test)]
 mod testing;
 
+pub use command::command;
 pub use error::ArchiveError;
 pub use pack::pack;
 pub use root::enter_root;

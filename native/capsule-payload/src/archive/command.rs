@@ -1,6 +1,7 @@
-//! `capsule-init archive …`: a process of its own for each copy, so that entering the payload's root is for good.
+//! `archive …`, of the programs that use this crate: a process of its own for each copy, so that entering the payload's root
+//! is for good.
 
-use capsule_payload::archive::{ArchiveError, Stat, UnpackOptions, enter_root, pack, stat, unpack};
+use super::{ArchiveError, Stat, UnpackOptions, enter_root, pack, stat, unpack};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -18,8 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const NOT_FOUND: u8 = 3;
 const BUFFER_BYTES: usize = 32 * 1024;
 const PIPE_BYTES: i32 = 512 * 1024;
-const USAGE: &str = "usage: capsule-init archive pack|stat --root R PATH
-       capsule-init archive unpack --root R PATH [--rename NAME] [--max-bytes N] [--max-entries N]";
+const USAGE: &str = "usage: archive pack|stat --root R PATH
+       archive unpack --root R PATH [--rename NAME] [--max-bytes N] [--max-entries N]";
 
 /// Set by SIGTERM, SIGINT and SIGHUP: the file at hand is removed before the process ends.
 static CANCELLED: AtomicBool = AtomicBool::new(false);
@@ -32,7 +33,8 @@ struct Call {
     options: UnpackOptions,
 }
 
-pub fn main(args: &[OsString]) -> ExitCode {
+/// Carries out one command line. `program` stands before what is said on standard error.
+pub fn command(args: &[OsString], program: &str) -> ExitCode {
     let parsed = args
         .split_first()
         .and_then(|(verb, rest)| Some((verb.to_str()?, parse(rest)?)));
@@ -45,14 +47,15 @@ pub fn main(args: &[OsString]) -> ExitCode {
         match verb {
             "pack" => {
                 let output = BufWriter::with_capacity(BUFFER_BYTES, unbuffered(io::stdout())?);
-                pack(&call.path, output, &mut |text| {
-                    eprintln!("capsule-init archive: notice: {text}")
-                })
-                .map(|()| true)
+                pack(&call.path, output, &mut |text| eprintln!("{program}: notice: {text}")).map(|()| true)
             }
             "unpack" => {
                 let input = BufReader::with_capacity(BUFFER_BYTES, unbuffered(io::stdin())?);
-                unpack(input, &call.path, &call.options, &CANCELLED).map(|_| true)
+                unpack(input, &call.path, &call.options, &CANCELLED).map(|done| {
+                    // All is unpacked, whoever wants to know how much.
+                    let _ = writeln!(io::stdout(), "{} entries", done.entries);
+                    true
+                })
             }
             "stat" => stat(&call.path)
                 .and_then(|found| print(&found).map_err(ArchiveError::Write))
@@ -67,7 +70,7 @@ pub fn main(args: &[OsString]) -> ExitCode {
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("capsule-init archive: {error}");
+            eprintln!("{program}: {error}");
             ExitCode::from(match error {
                 ArchiveError::NotFound { .. } => NOT_FOUND,
                 _ => 1,

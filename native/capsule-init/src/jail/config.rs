@@ -1,0 +1,35 @@
+//! What a jail is made of: JSON, written by capsuled.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Config {
+    /// `<files_prefix>.pid` and `<files_prefix>.exit` are written: outside of the jail's root.
+    pub files_prefix: PathBuf,
+    /// Root directory of the program; what is in it already stays. Only `run` in it can be written to.
+    pub root: PathBuf,
+    pub uid: u32,
+    pub gid: u32,
+    /// Directories of the control groups that it joins.
+    pub cgroups: Vec<PathBuf>,
+    /// Directories of the capsule that it sees at the same place, read-only.
+    pub read_only: Vec<PathBuf>,
+    /// Device files that it sees at the same place.
+    pub devices: Vec<PathBuf>,
+    /// Opened for it: the first is descriptor 4, and so on.
+    pub open: Vec<OpenFile>,
+    /// TAP interface that is made for it in the capsule's network: descriptor 3. It goes with the last process that has it.
+    pub tap: Option<String>,
+    /// Its standard output and error are appended to this file.
+    pub output: PathBuf,
+    pub argv: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct OpenFile {
+    pub path: PathBuf,
+    pub read_only: bool,
+}
