@@ -1,10 +1,10 @@
 /** The initramfs: busybox, the modules that can lead to a slot, and one script. */
-import { cp, mkdir, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdir, rename, rm, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
+import { copyProgram, writeArchive } from "./archive.ts";
 import type { Kernel } from "./kernel.ts";
 import { diskModules, filesystemModules } from "./modules.ts";
 import { run } from "./run.ts";
-import { clampTimes } from "./source-date.ts";
 
 const applets =
   "sh cat cp dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root uname".split(" ");
@@ -19,34 +19,16 @@ export async function writeInitramfs(kernel: Kernel, rootfs: string, target: str
     await copyBusybox(rootfs, tree);
     await copyModules(kernel, tree);
     await cp(join(import.meta.dirname, "initramfs/init"), join(tree, "init"));
-    await clampTimes(tree);
-    // Names sorted, inodes counted anew: the same files give the same bytes.
-    await run([
-      "sh",
-      "-ec",
-      'cd "$1"; find . -mindepth 1 | LC_ALL=C sort | cpio --quiet --create --format=newc --reproducible --owner=0:0 | zstd -q -19 -T1 -f -o "$2"',
-      "sh",
-      tree,
-      target,
-    ]);
+    await writeArchive(tree, target, "zstd -q -19 -T1");
   } finally {
     await rm(tree, { recursive: true, force: true });
   }
 }
 
-/** Where a program names its dynamic loader. */
-const loader = process.arch === "arm64" ? "/lib/ld-linux-aarch64.so.1" : "/lib64/ld-linux-x86-64.so.2";
-
 async function copyBusybox(rootfs: string, tree: string): Promise<void> {
-  await cp(join(rootfs, "usr/bin/busybox"), join(tree, "bin/busybox"));
+  await copyProgram(rootfs, tree, "/usr/bin/busybox");
+  await rename(join(tree, "usr/bin/busybox"), join(tree, "bin/busybox"));
   for (const name of applets) await symlink("busybox", join(tree, "bin", name)).catch(ignoreExisting);
-  const listing = await run(["chroot", rootfs, loader, "--list", "/usr/bin/busybox"]);
-  const libraries = [...listing.matchAll(/=> (\/\S+) \(0x/g)].map(([, library = ""]) => library);
-  for (const library of [loader, ...libraries]) {
-    const to = join(tree, library);
-    await mkdir(dirname(to), { recursive: true });
-    await cp(join(rootfs, library), to, { dereference: true });
-  }
 }
 
 function ignoreExisting(error: NodeJS.ErrnoException): void {

@@ -7,6 +7,8 @@ import { createReadStream, existsSync } from "node:fs";
 import { copyFile, cp, link, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
+import { buildGuest } from "./guest/build.ts";
+import { buildVsock } from "./guest/vsock.ts";
 import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
 import { run } from "./run.ts";
 
@@ -14,12 +16,25 @@ const filesDir = join(import.meta.dirname, "files");
 const architecture = process.arch === "arm64" ? "arm64" : "x64";
 
 /** What goes into the layer: path in the capsule, file on this machine. */
-const programs = {
+const built = {
   "usr/bin/node": join(repositoryRoot, `node_modules/node-linux-${architecture}/bin/node`),
   "usr/sbin/capsule-init": join(repositoryRoot, "native/target/release/capsule-init"),
   "usr/lib/capsule/capsuled.mjs": join(buildDir, "bundle/capsuled.mjs"),
   "usr/lib/capsule/storage.mjs": join(buildDir, "bundle/storage.mjs"),
 } as const;
+
+/** The same with what microVMs need. */
+async function filesOfLayer(): Promise<Readonly<Record<string, string>>> {
+  for (const from of Object.values(built))
+    if (!existsSync(from)) throw new Error(`${from} is missing: run \`make build\``);
+  const { kernel, initramfs } = await buildGuest();
+  return {
+    ...built,
+    "usr/lib/capsule/guest/vmlinux": kernel,
+    "usr/lib/capsule/guest/initramfs": initramfs,
+    "usr/lib/capsule/vhost-device-vsock": await buildVsock(),
+  };
+}
 
 /**
  * Ensures the layer is in the cache and returns its directory. A layer never changes once it has its name, because
@@ -28,14 +43,14 @@ const programs = {
  */
 export async function buildLayer(): Promise<string> {
   const version = await versionJson();
-  const target = join(cacheDir, `layer-${await inputsHash(version)}`);
+  const programs = await filesOfLayer();
+  const target = join(cacheDir, `layer-${await inputsHash(version, programs)}`);
   if (existsSync(target)) return target;
   const scratch = join(cacheDir, `.layer-${process.pid}`);
   try {
     await mkdir(cacheDir, { recursive: true });
     await cp(filesDir, scratch, { recursive: true, verbatimSymlinks: true });
     for (const [path, from] of Object.entries(programs)) {
-      if (!existsSync(from)) continue;
       const to = join(scratch, path);
       await mkdir(join(to, ".."), { recursive: true });
       // A link costs nothing for a binary of 120 MB; npm replaces files and never writes into them.
@@ -62,17 +77,14 @@ async function versionJson(): Promise<string> {
   return `${JSON.stringify({ version, commit })}\n`;
 }
 
-async function inputsHash(version: string): Promise<string> {
+async function inputsHash(version: string, programs: Readonly<Record<string, string>>): Promise<string> {
   const hash = createHash("sha256").update(version);
   hash.update(await readFile(import.meta.filename));
   for (const entry of (await readdir(filesDir, { recursive: true, withFileTypes: true })).sort(byPath)) {
     hash.update(`${join(entry.parentPath, entry.name).slice(filesDir.length)}\0`);
     if (entry.isFile()) hash.update(await readFile(join(entry.parentPath, entry.name)));
   }
-  for (const from of Object.values(programs)) {
-    if (existsSync(from)) await pipeline(createReadStream(from), hash, { end: false });
-    else throw new Error(`${from} is missing: run \`make build\``);
-  }
+  for (const from of Object.values(programs)) await pipeline(createReadStream(from), hash, { end: false });
   return hash.digest("hex").slice(0, 16);
 }
 

@@ -99,6 +99,12 @@ export const imagePackages: readonly ImagePackage[] = [
     keep: ["usr/sbin/mkfs.xfs", "usr/sbin/xfs_repair"],
   },
   { name: "fdisk", reason: "grows the last partition into a larger disk", keep: ["usr/sbin/sfdisk"] },
+  {
+    name: "qemu-system-x86",
+    reason: "runs microVMs: a small build for that machine type and KVM alone, and the whole one, which can emulate",
+    keep: ["usr/bin/qemu-system-x86_64-microvm", "usr/bin/qemu-system-x86_64"],
+  },
+  { name: "qemu-system-data", reason: "what starts the kernel of a microVM", keep: ["usr/share/qemu/qboot.rom"] },
   { name: "chrony", reason: "keeps the clock right: tokens depend on it", keep: ["usr/sbin/chronyd"] },
   {
     name: "busybox",

@@ -1,0 +1,56 @@
+/**
+ * What microVMs boot: a kernel, and an initramfs with capsule-guest, the OCI runtime and the modules. Both are in the image
+ * at /usr/lib/capsule/guest.
+ */
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { copyFile, mkdir, readFile, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { copyProgram, writeArchive } from "../archive.ts";
+import { cacheDir, repositoryRoot } from "../paths.ts";
+import { buildRootfs } from "../rootfs.ts";
+import { fetchGuestKernel, unpackGuestKernel } from "./kernel.ts";
+
+const agent = join(repositoryRoot, "native/target/release/capsule-guest");
+
+export interface Guest {
+  readonly kernel: string;
+  readonly initramfs: string;
+  /** The Debian package of the kernel and its version. */
+  readonly source: string;
+}
+
+/** Ensures that both are in the cache. */
+export async function buildGuest(): Promise<Guest> {
+  const kernel = await fetchGuestKernel();
+  const rootfs = await buildRootfs();
+  const hash = createHash("sha256")
+    .update(kernel.source)
+    .update(rootfs)
+    .update(await readFile(agent));
+  for (const file of ["build.ts", "kernel.ts", "../archive.ts"])
+    hash.update(await readFile(join(import.meta.dirname, file)));
+  const target = join(cacheDir, `guest-${hash.digest("hex").slice(0, 16)}`);
+  const guest = { kernel: join(target, "vmlinux"), initramfs: join(target, "initramfs"), source: kernel.source };
+  if (existsSync(target)) return guest;
+  const scratch = join(cacheDir, `.guest-${process.pid}`);
+  const tree = join(scratch, "tree");
+  try {
+    await mkdir(join(scratch, "made"), { recursive: true });
+    for (const dir of ["dev", "proc", "sys", "run", "root", "tmp"]) await mkdir(join(tree, dir), { recursive: true });
+    await copyProgram(rootfs, tree, "/usr/bin/crun");
+    await copyFile(agent, join(tree, "init"));
+    await unpackGuestKernel(kernel, join(scratch, "deb"), join(scratch, "made/vmlinux"), tree);
+    // Not packed: unpacking it costs an emulated guest more than reading it.
+    await writeArchive(tree, join(scratch, "made/initramfs"));
+    await rename(join(scratch, "made"), target).catch((error: NodeJS.ErrnoException) => {
+      // Another build was faster; its result is the same.
+      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
+    });
+    return guest;
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+if (import.meta.main) console.log(await buildGuest());

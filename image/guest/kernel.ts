@@ -1,0 +1,108 @@
+/**
+ * The kernel of microVMs: Debian's for virtual machines ("cloud"), as the ELF file that a monitor starts without firmware
+ * (PVH, or the 64-bit entry), and the few modules that a guest needs.
+ */
+import { execFileSync } from "node:child_process";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { zstdDecompressSync } from "node:zlib";
+import { downloadPackages, extractPackage } from "../apt.ts";
+import { cacheDir } from "../paths.ts";
+import { run } from "../run.ts";
+
+const metaPackage = process.arch === "arm64" ? "linux-image-cloud-arm64" : "linux-image-cloud-amd64";
+/** What a guest has: disks, a network, memory that it gives back, randomness, the way to the capsule, ext4. */
+const wanted = [
+  "virtio_mmio",
+  // For monitors that have PCI; built into Debian's kernel.
+  "virtio_pci",
+  "virtio_blk",
+  "virtio_net",
+  "virtio_balloon",
+  "virtio-rng",
+  "vmw_vsock_virtio_transport",
+  "ext4",
+];
+
+/** Begin of the ELF note with the entry point: lengths of name and value (8 or 4 bytes), XEN_ELFNOTE_PHYS32_ENTRY, name. */
+const pvhNotes = [8, 4].map((size) => {
+  const note = Buffer.alloc(16);
+  for (const [i, value] of [4, size, 18].entries()) note.writeUInt32LE(value, i * 4);
+  note.write("Xen\0", 12);
+  return note;
+});
+
+export interface GuestKernel {
+  /** The Debian package and its version. */
+  readonly source: string;
+  readonly version: string;
+  /** The package's archive. */
+  readonly deb: string;
+}
+
+/** Finds the kernel that the suite has today, and ensures that its package is in the cache. */
+export async function fetchGuestKernel(): Promise<GuestKernel> {
+  const downloads = join(cacheDir, "kernel");
+  const [meta = ""] = await downloadPackages([metaPackage], downloads);
+  const name = /linux-image-[^ ,]+/.exec(await run(["dpkg-deb", "-f", meta, "Depends"]))?.[0];
+  if (name === undefined) throw new Error(`${meta} names no kernel`);
+  const [deb = ""] = await downloadPackages([name], downloads);
+  const source = `${name} ${(await run(["dpkg-deb", "-f", deb, "Version"])).trim()}`;
+  return { source, version: name.slice("linux-image-".length), deb };
+}
+
+/** Writes the kernel to `target` and its modules to `tree`/lib/modules, with a list of them in the order of loading. */
+export async function unpackGuestKernel(
+  { deb, version }: GuestKernel,
+  scratch: string,
+  target: string,
+  tree: string,
+): Promise<void> {
+  await extractPackage(deb, scratch);
+  await writeFile(target, uncompressed(await readFile(join(scratch, "boot", `vmlinuz-${version}`))));
+  await run(["depmod", "-b", join(scratch, "usr"), "-w", version]);
+  const to = join(tree, "lib/modules");
+  await mkdir(to, { recursive: true });
+  const order: string[] = [];
+  for (const name of wanted) {
+    const shown = await run(["modprobe", "-d", join(scratch, "usr"), "-S", version, "--show-depends", name]);
+    for (const [, path = ""] of shown.matchAll(/^insmod (\S+)/gm)) {
+      const plain = basename(path).replace(/\.xz$/, "");
+      if (order.includes(plain)) continue;
+      order.push(plain);
+      await run([
+        "sh",
+        "-ec",
+        'case "$1" in *.xz) xz -dc "$1" ;; *) cat "$1" ;; esac >"$2"',
+        "sh",
+        path,
+        join(to, plain),
+      ]);
+    }
+  }
+  await writeFile(join(to, "order"), order.map((name) => `/lib/modules/${name}\n`).join(""));
+}
+
+/**
+ * The ELF file inside a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length). The last
+ * four bytes of the payload are its unpacked size.
+ */
+export function uncompressed(image: Buffer): Buffer {
+  if (image.toString("latin1", 0x202, 0x206) !== "HdrS") throw new Error("it is no bzImage");
+  const start = ((image[0x1f1] || 4) + 1) * 512 + image.readUInt32LE(0x248);
+  const payload = image.subarray(start, start + image.readUInt32LE(0x24c));
+  const elf = unpack(payload);
+  if (elf.toString("latin1", 0, 4) !== "\x7fELF") throw new Error("the kernel holds no ELF file");
+  if (!pvhNotes.some((note) => elf.includes(note)))
+    throw new Error("the kernel has no PVH entry: QEMU could not start it");
+  return elf;
+}
+
+function unpack(payload: Buffer): Buffer {
+  const size = payload.readUInt32LE(payload.length - 4);
+  const data = payload.subarray(0, -4);
+  if (data.readUInt32LE(0) === 0xfd2fb528) return zstdDecompressSync(data, { maxOutputLength: size });
+  if (data.toString("latin1", 1, 5) === "7zXZ")
+    return execFileSync("xz", ["-dc"], { input: data, maxBuffer: size + 1 });
+  throw new Error("the kernel is packed in a way that is not known here");
+}

@@ -1,0 +1,33 @@
+/**
+ * vhost-device-vsock (rust-vmm's): the vsock of a QEMU machine whose other end is a Unix socket. Debian has no package of
+ * it, so it is built from its crate, at the versions of the lock file that its authors have published with it.
+ */
+import { existsSync } from "node:fs";
+import { mkdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { buildDir, cacheDir } from "../paths.ts";
+import { run } from "../run.ts";
+
+export const vsockCrate = { name: "vhost-device-vsock", version: "0.3.0" } as const;
+
+/** Ensures that it is in the cache; the first time takes some minutes. */
+export async function buildVsock(): Promise<string> {
+  const { name, version } = vsockCrate;
+  const target = join(cacheDir, `${name}-${version}`);
+  if (existsSync(target)) return target;
+  const scratch = join(cacheDir, `.vsock-${process.pid}`);
+  try {
+    await mkdir(cacheDir, { recursive: true });
+    const places = ["--root", join(scratch, "made"), "--target-dir", join(scratch, "target")];
+    await run(["cargo", "install", name, "--version", `=${version}`, "--locked", "--quiet", ...places], {
+      logFile: join(buildDir, "log/vsock.log"),
+      env: { CARGO_PROFILE_RELEASE_STRIP: "true" },
+    });
+    await rename(join(scratch, "made/bin", name), target);
+    return target;
+  } finally {
+    await rm(scratch, { recursive: true, force: true });
+  }
+}
+
+if (import.meta.main) console.log(await buildVsock());
