@@ -21,6 +21,8 @@ import { Network } from "./network/network.ts";
 import { Pulls } from "./reconcile/pulls.ts";
 import { Reconciler } from "./reconcile/reconciler.ts";
 import { openContainerd } from "./runtime/container/index.ts";
+import { RuntimeDrivers } from "./runtime/drivers.ts";
+import { openMicroVms } from "./runtime/microvm/index.ts";
 import { capsuleService, type Hardware } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
@@ -37,6 +39,7 @@ import { readStorageStatus } from "./storage/substrate/status.ts";
 import { permDevice } from "./storage/substrate/substrate.ts";
 import { VolumeController } from "./storage/volumes/controller.ts";
 import { Exports } from "./storage/volumes/exports.ts";
+import { ImageBases } from "./storage/volumes/image-bases.ts";
 import { Imports } from "./storage/volumes/imports.ts";
 import { VolumeManager } from "./storage/volumes/manager.ts";
 import { Repairs } from "./storage/volumes/repairs.ts";
@@ -59,6 +62,9 @@ const permReadyFile = "/run/capsule/perm-ready";
 const shutdownFile = "/run/capsule/shutdown";
 /** capsule-init gives capsuled 45 s; workloads that want longer are cut. In milliseconds. */
 const stopWorkloadsMs = 40_000;
+
+/** How often root disks and bases that nobody needs are looked for; in milliseconds. */
+const collectBasesMs = 10 * 60_000;
 
 const log = createLogger();
 // Buffers of copies and logs count against the limit of V8's heap, which is small: without this each few megabytes of them
@@ -86,17 +92,27 @@ const machine = openMachine();
 const storage = readStorageStatus();
 const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
-const { driver, images } = await openContainerd({ socket: containerdSocket, log });
+const containers = await openContainerd({ socket: containerdSocket, log });
+const { images } = containers;
 const pulls = new Pulls({ images, accessOf: (host) => store.registries.get(host) });
 const pools = openPools();
 const volumes = new VolumeController({ store, pools, log });
+const bases = new ImageBases({ store, pools, images, reserve: (diskUid) => volumes.reserve(diskUid), log });
+const machines = await openMicroVms({ configs: containers.configs, roots: bases, workloadsDir, log });
+const driver = new RuntimeDrivers(containers.driver, machines);
 const poolWatch = new PoolWatch({ store, pools, log });
 const volumeManager = new VolumeManager({
   store,
   pools,
   refuseOvercommit: (pool, bytes) => poolWatch.refuseOvercommit(pool, bytes),
 });
-const snapshots = new Snapshots({ store, pools, controller: volumes, log });
+const snapshots = new Snapshots({
+  store,
+  pools,
+  controller: volumes,
+  log,
+  whileFrozenIn: (workload, volume, work) => machines.withFrozen(workload, volume, work),
+});
 const exports = new Exports(snapshots, log);
 const imports = new Imports({ store, pools, controller: volumes, manager: volumeManager, log });
 const sessions = new VolumeSessions({ driver, controller: volumes, log });
@@ -187,6 +203,11 @@ if (machine.mode !== "namespace") {
 await untilAccepts(containerdSocket);
 await reconciler.start();
 snapshots.start();
+const collectBases = (): void => {
+  bases.collect().catch((error: unknown) => log.warn({ err: error }, "collecting root disks of microVMs failed"));
+};
+collectBases();
+setInterval(collectBases, collectBasesMs).unref();
 
 const stop = async (): Promise<void> => {
   const goingDown = existsSync(shutdownFile);
@@ -194,6 +215,7 @@ const stop = async (): Promise<void> => {
   await server.stop(1_000);
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
+  machines.close();
   await snapshots.stop();
   poolWatch.stop();
   await Promise.all([exports.stop(), imports.stop(), sessions.stop()]);

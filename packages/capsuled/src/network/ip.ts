@@ -93,6 +93,17 @@ export async function linkWorkload(
   await runTool([...enter, "ip", "-batch", "-"], `${inside.join("\n")}\n`);
 }
 
+/**
+ * Connects an interface that exists to the bridge, as the link of a workload: a TAP interface, which goes away with the
+ * process that has it open. Throws ToolError.
+ */
+export async function connectTap(uid: string, bridge: string, prefix: readonly string[] = []): Promise<void> {
+  const name = linkName(uid);
+  // The frames are the machine's own: the capsule has no address there.
+  const lines = [`link set ${name} addrgenmode none`, `link set ${name} master ${checkedInterface(bridge)} up`];
+  await runTool([...prefix, "ip", "-batch", "-"], `${lines.join("\n")}\n`);
+}
+
 /** Removes the link of a workload. Safe to call when there is none. Throws ToolError. */
 export async function unlinkWorkload(uid: string, prefix: readonly string[] = []): Promise<void> {
   try {

@@ -7,14 +7,15 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { NetworkMode, Protocol } from "@capsule/api";
 import type { Logger } from "pino";
+import type { TapLink } from "../runtime/driver.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import { ToolError } from "../tool.ts";
-import { type Addresses, allocate, chooseSubnets, type Subnets } from "./allocator.ts";
+import { type Addresses, allocate, chooseSubnets, macOf, type Subnets } from "./allocator.ts";
 import { DOMAIN, writeHosts } from "./dns.ts";
 import { compile, type LinkedWorkload, type NetworkState } from "./firewall.ts";
-import { ensureBridge, linkWorkload, unlinkWorkload } from "./ip.ts";
-import { BRIDGE } from "./names.ts";
+import { connectTap, ensureBridge, linkWorkload, unlinkWorkload } from "./ip.ts";
+import { BRIDGE, linkName } from "./names.ts";
 import { loadRuleset } from "./nft.ts";
 import { readRoutes } from "./routes.ts";
 import { isListening } from "./sockets.ts";
@@ -105,6 +106,19 @@ export class Network {
   async link(uid: string, pid: number): Promise<void> {
     const addresses = this.addressesOf(uid);
     await this.#logged(linkWorkload({ uid, pid, bridge: BRIDGE, addresses }, this.#known()));
+  }
+
+  /** The link of a machine: a TAP interface of this name, which is connected once it exists. */
+  tapOf(uid: string): TapLink {
+    const { ipv4, ipv6 } = this.addressesOf(uid);
+    const { cidr4, cidr6, gateway4, gateway6 } = this.#known();
+    const bits = (cidr: string): string => cidr.slice(cidr.indexOf("/"));
+    return {
+      name: linkName(uid),
+      mac: macOf(ipv4),
+      addresses: { ipv4: `${ipv4}${bits(cidr4)}`, gateway4, ipv6: `${ipv6}${bits(cidr6)}`, gateway6 },
+      connect: () => this.#logged(connectTap(uid, BRIDGE)),
+    };
   }
 
   async unlink(uid: string): Promise<void> {

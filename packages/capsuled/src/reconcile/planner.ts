@@ -189,7 +189,9 @@ function ended(wanted: Wanted, seen: Seen | undefined): Plan {
       message: `Ended before the capsule was booted; restartPolicy is ${policy}`,
     };
   }
-  const { exitCode, outOfMemory } = seen.task;
+  const { exitCode, outOfMemory, reason } = seen.task;
+  if (reason !== undefined)
+    return { step: none, phase: Phase.FAILED, message: `${reason}; restartPolicy is ${policy}` };
   const why = outOfMemory ? `Killed: it used more memory than its limit (exit code ${exitCode})` : exitText(exitCode);
   return {
     step: none,

@@ -141,7 +141,8 @@ export class Reconciler {
       if (!known.has(seen.uid)) continue;
       this.#listed.set(seen.uid, seen);
       // Before any pass: one that finds it stopped ends what it holds.
-      if (hasProcess(seen)) this.#options.volumes.adopt(seen.uid);
+      if (seen.attached !== undefined) this.#options.volumes.adoptAttached(seen.uid, seen.attached);
+      else if (hasProcess(seen)) this.#options.volumes.adopt(seen.uid);
     }
     for (const { uid } of records) this.#queue.add(uid);
     for (const seen of all) {
@@ -236,7 +237,8 @@ export class Reconciler {
     };
     if (wanted.state !== "running" || wanted.restart || this.#goingDown || seen?.generation !== wanted.generation)
       return;
-    const what = exit.outOfMemory ? "Killed: it used more memory than its limit" : exitText(exit.exitCode);
+    const what =
+      exit.reason ?? (exit.outOfMemory ? "Killed: it used more memory than its limit" : exitText(exit.exitCode));
     const failures = memory.runEnded(what, exit.ranMs, now);
     if (failures > 1)
       memory.failure = { message: `${what}, ${failures} times in a row`, retryAt: memory.failure?.retryAt ?? now };

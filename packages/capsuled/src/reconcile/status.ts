@@ -2,7 +2,7 @@
 import { create } from "@bufbuild/protobuf";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { type WorkloadStatus, WorkloadStatusSchema } from "@capsule/api";
-import type { Observed } from "../runtime/driver.ts";
+import type { Observed, TaskState } from "../runtime/driver.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import type { Memory } from "./memory.ts";
 import type { Plan } from "./planner.ts";
@@ -44,12 +44,12 @@ export function statusOf(
 export function newExit(
   record: WorkloadRecord,
   seen: Observed | undefined,
-): { exitCode: number; finishedAt: Date; outOfMemory: boolean; ranMs: number } | undefined {
+): (Extract<TaskState, { state: "stopped" }> & { readonly ranMs: number }) | undefined {
   if (seen?.task.state !== "stopped") return undefined;
-  const { exitCode, finishedAt, outOfMemory } = seen.task;
+  const { finishedAt } = seen.task;
   const known = record.status.lastExit?.finishedAt;
   if (known !== undefined && timestampDate(known).getTime() === finishedAt.getTime()) return undefined;
   const startedAt = record.status.startedAt;
   const ranMs = startedAt === undefined ? 0 : Math.max(0, finishedAt.getTime() - timestampDate(startedAt).getTime());
-  return { exitCode, finishedAt, outOfMemory, ranMs };
+  return { ...seen.task, ranMs };
 }

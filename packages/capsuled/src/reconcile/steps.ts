@@ -3,9 +3,10 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CapsuleError } from "../errors.ts";
 import type { Network } from "../network/network.ts";
-import type { RuntimeDriver } from "../runtime/driver.ts";
+import type { InstanceLink, RuntimeDriver } from "../runtime/driver.ts";
 import type { ImageStore } from "../runtime/images.ts";
-import type { InstanceMount } from "../runtime/instance.ts";
+import type { InstanceDisk, InstanceMount } from "../runtime/instance.ts";
+import { guestVolumes } from "../runtime/microvm/spec.ts";
 import type { VolumeController } from "../storage/volumes/controller.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
@@ -26,6 +27,8 @@ export interface StepContext {
 
 /** A start that takes longer hangs: it fails and is tried again. In milliseconds. */
 const startTimeoutMs = 120_000;
+/** Of a microVM, whose boot is watched by its driver: only a limit to everything. */
+const machineTimeoutMs = 15 * 60_000;
 /** Above the stop timeout of a workload: for SIGKILL and what follows it. */
 const stopMarginMs = 30_000;
 
@@ -65,13 +68,41 @@ async function start(step: Extract<Step, { kind: "start" }>, context: StepContex
   const files = await network.filesFor({ uid, name, hostname, network: mode, ...(dns === undefined ? {} : { dns }) });
   const logDir = join(workloadsDir, uid, "log");
   await mkdir(logDir, { recursive: true, mode: 0o750 });
-  const mounts = await mountsFor(context);
   const image = { reference: images.normalize(settings.image), digest: step.digest };
-  const link = async (pid: number): Promise<void> => {
-    if (mode === "bridge") await network.link(uid, pid);
+  const link: InstanceLink = {
+    toProcess: async (pid) => {
+      if (mode === "bridge") await network.link(uid, pid);
+    },
+    tap: mode === "bridge" ? network.tapOf(uid) : undefined,
   };
-  const instance = instanceOf(record, { image, files, mounts, logDir });
-  await driver.start(instance, link, withTimeout(context.stopping, startTimeoutMs));
+  const isMachine = record.spec.kind.case === "microVm";
+  const storage = isMachine ? await disksFor(context) : { mounts: await mountsFor(context) };
+  const instance = instanceOf(record, { image, files, logDir, ...storage });
+  const timeoutMs = isMachine ? machineTimeoutMs : startTimeoutMs;
+  await driver.start(instance, link, withTimeout(context.stopping, timeoutMs));
+}
+
+/** Attaches the workload's volumes, which it then holds: each is one disk, however often it is mounted inside. */
+async function disksFor({
+  record,
+  volumes,
+}: StepContext): Promise<{ mounts: InstanceMount[]; volumes: InstanceDisk[] }> {
+  const wanted = record.spec.kind.value?.mounts ?? [];
+  const names = [...new Set(wanted.map(({ volumeName }) => volumeName))];
+  const disks: InstanceDisk[] = [];
+  for (const name of names) {
+    const own = wanted.filter(({ volumeName }) => volumeName === name);
+    const readOnly = own.every((mount) => mount.readOnly);
+    const { uid: volumeUid, path } = await volumes.attachFor(record.uid, name, readOnly);
+    const subPaths = own.flatMap(({ subPath, readOnly: only }) => (subPath === "" || only ? [] : [subPath]));
+    disks.push({ volumeUid, path, readOnly, subPaths });
+  }
+  const mounts = wanted.map(({ volumeName, subPath, mountPath, readOnly }) => ({
+    source: join(guestVolumes, String(names.indexOf(volumeName)), subPath),
+    target: mountPath,
+    readOnly,
+  }));
+  return { mounts, volumes: disks };
 }
 
 /** Mounts the workload's volumes, which it then holds. */

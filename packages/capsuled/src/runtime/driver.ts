@@ -7,11 +7,7 @@
 import type { Readable } from "node:stream";
 import type { Instance } from "./instance.ts";
 
-export type RuntimeKind = "container" | "microVm";
-
 export interface RuntimeDriver {
-  readonly kind: RuntimeKind;
-
   /** Everything of ours that the runtime has, running or not. Used once at start, to adopt and to find orphans. */
   list(signal?: AbortSignal): Promise<readonly Observed[]>;
 
@@ -20,10 +16,10 @@ export interface RuntimeDriver {
 
   /**
    * Makes the instance run. Leftovers of an earlier, unfinished try are removed first; an instance of the same generation
-   * that exists and has stopped keeps its root filesystem. `link` connects the network namespace of the given process,
-   * after it exists and before the payload's first instruction; when it fails nothing runs.
+   * that exists and has stopped keeps its root filesystem. `link` is called when there is something to connect, and before
+   * the payload's first instruction; when it fails nothing runs.
    */
-  start(instance: Instance, link: (pid: number) => Promise<void>, signal: AbortSignal): Promise<void>;
+  start(instance: Instance, link: InstanceLink, signal: AbortSignal): Promise<void>;
 
   /**
    * Ends the instance: stop signal, then SIGKILL after `timeoutMs`. Resolves when no process is left; its root filesystem
@@ -55,12 +51,42 @@ export interface RuntimeDriver {
   stats(uid: string): Promise<RuntimeStats | undefined>;
 }
 
+/** How an instance is connected to the network of the workloads. */
+export interface InstanceLink {
+  /** Connects the network namespace of a process; does nothing for an instance without a network of its own. */
+  toProcess(pid: number): Promise<void>;
+  /** For a machine; undefined for one without a network. */
+  readonly tap: TapLink | undefined;
+}
+
+export interface TapLink {
+  /** Interface to make. It carries the frames of the machine's only network device. */
+  readonly name: string;
+  readonly mac: string;
+  /** With prefix length, where it is an address of the machine. */
+  readonly addresses: {
+    readonly ipv4: string;
+    readonly gateway4: string;
+    readonly ipv6: string;
+    readonly gateway6: string;
+  };
+  /** Connects the interface, when it exists. */
+  connect(): Promise<void>;
+}
+
 export interface Observed {
   readonly uid: string;
   readonly name: string;
   readonly generation: number;
   readonly imageDigest: string;
   readonly task: TaskState;
+  /** Of a machine that runs: volumes that it has as disks. */
+  readonly attached?: readonly AttachedVolume[];
+}
+
+export interface AttachedVolume {
+  readonly uid: string;
+  readonly readOnly: boolean;
 }
 
 export type TaskState =
@@ -76,6 +102,8 @@ export type TaskState =
       readonly exitCode: number;
       readonly finishedAt: Date;
       readonly outOfMemory: boolean;
+      /** Why, when it was not the payload that ended. */
+      readonly reason?: string;
     };
 
 export interface StopOptions {

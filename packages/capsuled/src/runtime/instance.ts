@@ -30,6 +30,31 @@ export interface Instance {
   /** Directory for its logs, and their limits. */
   readonly logs: { readonly dir: string; readonly maxBytes: number; readonly maxFiles: number };
   readonly container: ContainerOptions;
+  /** Undefined for a container. */
+  readonly machine?: MachineOptions;
+}
+
+/** What only microVMs have. */
+export interface MachineOptions {
+  readonly backend: "qemu" | "firecracker";
+  readonly vcpus: number;
+  readonly memoryBytes: number;
+  /** Of the root disk; 0: as its image's base. */
+  readonly diskBytes: number;
+  /** The root disk stays when the instance is replaced. */
+  readonly persistentRoot: boolean;
+  /** In the order of `mounts`' sources, each once. */
+  readonly volumes: readonly InstanceDisk[];
+}
+
+/** A volume as a disk of a machine. */
+export interface InstanceDisk {
+  readonly volumeUid: string;
+  /** A file or a block device of the capsule. */
+  readonly path: string;
+  readonly readOnly: boolean;
+  /** Directories below its root that are mounted. */
+  readonly subPaths: readonly string[];
 }
 
 export interface Limits {

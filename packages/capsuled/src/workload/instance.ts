@@ -1,7 +1,7 @@
 /** From a workload's record to what its runtime driver is asked to run. Pure. */
-import { type ContainerSpec, type DnsConfig, NetworkMode } from "@capsule/api";
+import { type ContainerSpec, type DnsConfig, MicroVmBackend, type MicroVmSpec, NetworkMode } from "@capsule/api";
 import { CapsuleError } from "../errors.ts";
-import type { Instance, InstanceMount } from "../runtime/instance.ts";
+import type { ContainerOptions, Instance, InstanceDisk, InstanceMount, MachineOptions } from "../runtime/instance.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 
 const mib = 1024 * 1024;
@@ -18,14 +18,15 @@ export interface Settings {
   readonly stopSignal: string | undefined;
 }
 
-/** The container part of a record. Throws `unimplemented` for a kind that this version does not run. */
-export function containerOf(record: Pick<WorkloadRecord, "name" | "spec">): ContainerSpec {
-  if (record.spec.kind.case === "container") return record.spec.kind.value;
+/** The part of a record that is its kind's. Throws `unimplemented` for a kind that this version does not run. */
+export function partOf(record: Pick<WorkloadRecord, "name" | "spec">): ContainerSpec | MicroVmSpec {
+  const { kind } = record.spec;
+  if (kind.case !== undefined) return kind.value;
   throw new CapsuleError("unimplemented", `Workload "${record.name}" is of a kind that this version does not run.`);
 }
 
 export function settingsOf(record: Pick<WorkloadRecord, "name" | "spec">): Settings {
-  const spec = containerOf(record);
+  const spec = partOf(record);
   return {
     image: spec.image,
     network: networkOf(spec.networkMode),
@@ -45,11 +46,13 @@ export interface Prepared {
   /** Path inside → path on the capsule. */
   readonly files: ReadonlyMap<string, string>;
   readonly mounts: readonly InstanceMount[];
+  /** Of a microVM. */
+  readonly volumes?: readonly InstanceDisk[];
   readonly logDir: string;
 }
 
-export function instanceOf(record: WorkloadRecord, { image, files, mounts, logDir }: Prepared): Instance {
-  const spec = containerOf(record);
+export function instanceOf(record: WorkloadRecord, { image, files, mounts, logDir, volumes = [] }: Prepared): Instance {
+  const spec = partOf(record);
   const settings = settingsOf(record);
   return {
     uid: record.uid,
@@ -76,17 +79,47 @@ export function instanceOf(record: WorkloadRecord, { image, files, mounts, logDi
       maxBytes: Number(spec.logs?.maxBytes ?? 0n) || 10 * mib,
       maxFiles: spec.logs?.maxFiles || 3,
     },
-    container: {
-      addCapabilities: spec.capabilities?.add ?? [],
-      dropCapabilities: spec.capabilities?.drop ?? [],
-      readOnlyRoot: spec.readOnlyRoot,
-      sysctls: new Map(Object.entries(spec.sysctls)),
-      userNamespace: spec.userNamespace,
-      privileged: spec.privileged,
-      tmpfs: spec.tmpfs.map(({ mountPath, sizeMib }) => ({ target: mountPath, sizeBytes: (sizeMib || 64) * mib })),
-      shmBytes: (spec.shmMib || 64) * mib,
-      init: spec.init,
-    },
+    container: spec.$typeName === "capsule.v1.ContainerSpec" ? containerOptions(spec) : asContainer,
+    ...(spec.$typeName === "capsule.v1.MicroVmSpec" ? { machine: machineOptions(spec, volumes) } : {}),
+  };
+}
+
+function containerOptions(spec: ContainerSpec): ContainerOptions {
+  return {
+    addCapabilities: spec.capabilities?.add ?? [],
+    dropCapabilities: spec.capabilities?.drop ?? [],
+    readOnlyRoot: spec.readOnlyRoot,
+    sysctls: new Map(Object.entries(spec.sysctls)),
+    userNamespace: spec.userNamespace,
+    privileged: spec.privileged,
+    tmpfs: spec.tmpfs.map(({ mountPath, sizeMib }) => ({ target: mountPath, sizeBytes: (sizeMib || 64) * mib })),
+    shmBytes: (spec.shmMib || 64) * mib,
+    init: spec.init,
+  };
+}
+
+/** A payload in a microVM is what a container is that sets nothing. */
+const asContainer: ContainerOptions = {
+  addCapabilities: [],
+  dropCapabilities: [],
+  readOnlyRoot: false,
+  sysctls: new Map(),
+  userNamespace: false,
+  privileged: false,
+  tmpfs: [],
+  shmBytes: 64 * mib,
+  init: false,
+};
+
+/** Defaults as the .proto tells them. */
+function machineOptions(spec: MicroVmSpec, volumes: readonly InstanceDisk[]): MachineOptions {
+  return {
+    backend: spec.backend === MicroVmBackend.FIRECRACKER ? "firecracker" : "qemu",
+    vcpus: spec.vcpus || 1,
+    memoryBytes: (spec.memoryMib || 256) * mib,
+    diskBytes: Number(spec.diskBytes),
+    persistentRoot: spec.persistentRoot,
+    volumes,
   };
 }
 

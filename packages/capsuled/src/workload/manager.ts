@@ -156,7 +156,7 @@ export class WorkloadManager {
 
   #workloadFaults(spec: WorkloadSpec): FieldViolation[] {
     const faults = validateWorkload(spec);
-    const image = spec.kind.case === "container" ? spec.kind.value.image : "";
+    const image = spec.kind.value?.image ?? "";
     return image === "" ? faults : [...faults, ...this.#imageFaults(image)];
   }
 

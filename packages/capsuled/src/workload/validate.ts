@@ -3,8 +3,8 @@
  * later version will do is refused by name: a setting that is silently ignored would be worse.
  */
 import { isIP } from "node:net";
-import type { ContainerSpec, WorkloadSpec } from "@capsule/api";
-import { ImagePullPolicy, NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
+import type { ContainerSpec, MicroVmSpec, WorkloadSpec } from "@capsule/api";
+import { ImagePullPolicy, MicroVmBackend, NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
 import type { FieldViolation } from "../errors.ts";
 
 const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
@@ -18,10 +18,26 @@ const API_PORT = 50_000;
 const NAMESPACED = /^(kernel\.(msg(max|mnb|mni)|sem|shm(all|max|mni|_rmid_forced))|fs\.mqueue\..+|net\..+)$/;
 const MAX_MILLIS = 1_024_000;
 const MAX_MEMORY_MIB = 64 * 1024 * 1024;
+/** Guest kernel, agent and a payload that does something. */
+const MIN_GUEST_MIB = 64;
+/** What QEMU's machine type takes. */
+const MAX_VCPUS = 255;
+/** With blocks of 4 KiB. */
+const MAX_DISK_BYTES = 2n ** 44n;
 
-/** Collects faults below a path. */
+/** Collects faults; `at` gives the place of a field of the kind's own part. */
 class Faults {
   readonly found: FieldViolation[] = [];
+  readonly #kind: string;
+
+  constructor(kind: string) {
+    this.#kind = kind;
+  }
+
+  at(path: string): string {
+    return `${this.#kind}.${path}`;
+  }
+
   add(path: string, description: string): void {
     // One wrong list of a million entries must not become an answer of a million lines.
     if (this.found.length < 50) this.found.push({ path, description });
@@ -30,7 +46,7 @@ class Faults {
 
 /** Every fault of a spec; empty when there is none. */
 export function validateWorkload(spec: WorkloadSpec): FieldViolation[] {
-  const faults = new Faults();
+  const faults = new Faults(spec.kind.case ?? "container");
   if (!LABEL.test(spec.name)) {
     faults.add("name", `"${clip(spec.name)}" is no DNS label: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`);
   }
@@ -42,10 +58,12 @@ export function validateWorkload(spec: WorkloadSpec): FieldViolation[] {
   }
   switch (spec.kind.case) {
     case "container":
+      validateCommon(spec.kind.value, faults);
       validateContainer(spec.kind.value, faults);
       break;
     case "microVm":
-      faults.add("microVm", "this version of Capsule runs containers only; microVMs come with a later one");
+      validateCommon(spec.kind.value, faults);
+      validateMicroVm(spec.kind.value, faults);
       break;
     case undefined:
       faults.add("container", "it has neither `container` nor `microVm`: one is needed");
@@ -53,13 +71,41 @@ export function validateWorkload(spec: WorkloadSpec): FieldViolation[] {
   return faults.found;
 }
 
-function validateContainer(spec: ContainerSpec, faults: Faults): void {
-  const at = (path: string): string => `container.${path}`;
-  if (spec.image === "") faults.add(at("image"), "an image is needed, such as busybox:1");
+/** What both kinds have. */
+type CommonSpec = ContainerSpec | MicroVmSpec;
+
+function validateCommon(spec: CommonSpec, faults: Faults): void {
+  if (spec.image === "") faults.add(faults.at("image"), "an image is needed, such as busybox:1");
   validateProcess(spec, faults);
   validateNetwork(spec, faults);
   validateLimits(spec, faults);
   validateMounts(spec, faults);
+  refuseLater(spec, faults);
+}
+
+function validateMicroVm(spec: MicroVmSpec, faults: Faults): void {
+  const { vcpus, memoryMib, diskBytes, backend, networkMode, resources } = spec;
+  if (vcpus > MAX_VCPUS) faults.add(faults.at("vcpus"), `${vcpus} is not possible: 1 to ${MAX_VCPUS}`);
+  if (memoryMib !== 0 && (memoryMib < MIN_GUEST_MIB || memoryMib > MAX_MEMORY_MIB))
+    faults.add(faults.at("memoryMib"), `${memoryMib} is not possible: at least ${MIN_GUEST_MIB}`);
+  if (diskBytes > MAX_DISK_BYTES)
+    faults.add(faults.at("diskBytes"), `${diskBytes} is more than an ext4 filesystem holds`);
+  known(backend, MicroVmBackend, faults.at("backend"), faults);
+  if (networkMode === NetworkMode.HOST)
+    faults.add(faults.at("networkMode"), "a microVM has a network of its own: BRIDGE or NONE");
+  if ((resources?.memoryMib ?? 0) !== 0)
+    faults.add(faults.at("resources.memoryMib"), "the memory of a microVM is microVm.memoryMib");
+  const later: readonly [string, boolean][] = [
+    ["kernelPath", spec.kernelPath !== ""],
+    ["rootfsPath", spec.rootfsPath !== ""],
+    ["kernelArgs", spec.kernelArgs !== ""],
+  ];
+  for (const [field, used] of later)
+    if (used) faults.add(faults.at(field), "this version of Capsule boots its own kernel only: leave the field out");
+}
+
+function validateContainer(spec: ContainerSpec, faults: Faults): void {
+  const at = (path: string): string => faults.at(path);
   for (const list of ["add", "drop"] as const) {
     for (const [i, name] of (spec.capabilities?.[list] ?? []).entries()) {
       if (!CAPABILITY.test(name)) faults.add(at(`capabilities.${list}[${i}]`), `"${clip(name)}" is no capability`);
@@ -76,28 +122,39 @@ function validateContainer(spec: ContainerSpec, faults: Faults): void {
   if (spec.privileged && spec.userNamespace) {
     faults.add(at("privileged"), "it cannot be combined with userNamespace: choose one");
   }
-  refuseLater(spec, faults);
+  if (spec.shmMib > MAX_MEMORY_MIB) faults.add(at("shmMib"), `${spec.shmMib} MiB is not possible`);
+  for (const [i, { sizeMib }] of spec.tmpfs.entries()) {
+    if (sizeMib > MAX_MEMORY_MIB) faults.add(at(`tmpfs[${i}].sizeMib`), `${sizeMib} MiB is not possible`);
+  }
+  if (spec.init)
+    faults.add(at("init"), "this version of Capsule has no init inside a container yet: leave the field out");
 }
 
 /** Volumes and filesystems in memory: each at a path of its own. */
-function validateMounts(spec: ContainerSpec, faults: Faults): void {
-  if (spec.mounts.length > 100) faults.add("container.mounts", `${spec.mounts.length} mounts; at most 100 are taken`);
+function validateMounts(spec: CommonSpec, faults: Faults): void {
+  if (spec.mounts.length > 100) faults.add(faults.at("mounts"), `${spec.mounts.length} mounts; at most 100 are taken`);
   for (const [i, { volumeName, subPath }] of spec.mounts.slice(0, 100).entries()) {
     if (!LABEL.test(volumeName))
-      faults.add(`container.mounts[${i}].volumeName`, `"${clip(volumeName)}" is no name of a volume`);
+      faults.add(faults.at(`mounts[${i}].volumeName`), `"${clip(volumeName)}" is no name of a volume`);
     const parts = subPath.split("/");
     if (
       subPath !== "" &&
       (subPath.length > 1024 || subPath.includes("\0") || parts.some((one) => one === ".." || one === ""))
     )
       faults.add(
-        `container.mounts[${i}].subPath`,
+        faults.at(`mounts[${i}].subPath`),
         `"${clip(subPath)}" is not possible: a path such as data/web, without ".."`,
       );
   }
   const all = [
-    ...spec.mounts.slice(0, 100).map(({ mountPath }, i) => ({ at: `container.mounts[${i}].mountPath`, mountPath })),
-    ...spec.tmpfs.map(({ mountPath }, i) => ({ at: `container.tmpfs[${i}].mountPath`, mountPath })),
+    ...spec.mounts.slice(0, 100).map(({ mountPath }, i) => ({
+      at: faults.at(`mounts[${i}].mountPath`),
+      mountPath,
+    })),
+    ...("tmpfs" in spec ? spec.tmpfs : []).map(({ mountPath }, i) => ({
+      at: faults.at(`tmpfs[${i}].mountPath`),
+      mountPath,
+    })),
   ];
   for (const { at, mountPath } of all) {
     if (!isCleanPath(mountPath) || normalized(mountPath) === "/") faults.add(at, pathFault(mountPath));
@@ -105,7 +162,7 @@ function validateMounts(spec: ContainerSpec, faults: Faults): void {
       faults.add(at, "/proc and /sys are the kernel's: choose another path");
   }
   duplicates(all.map(({ mountPath }) => normalized(mountPath))).forEach((i) => {
-    faults.add(all[i]?.at ?? "container.mounts", "another mount has the same path");
+    faults.add(all[i]?.at ?? faults.at("mounts"), "another mount has the same path");
   });
 }
 
@@ -116,8 +173,8 @@ function normalized(path: string): string {
     .join("/")}`;
 }
 
-function validateProcess(spec: ContainerSpec, faults: Faults): void {
-  const at = (path: string): string => `container.${path}`;
+function validateProcess(spec: CommonSpec, faults: Faults): void {
+  const at = (path: string): string => faults.at(path);
   for (const [i, { name, value }] of spec.env.entries()) {
     if (!ENV_NAME.test(name)) faults.add(at(`env[${i}].name`), `"${clip(name)}" is no name of a variable`);
     if (value.includes("\0")) faults.add(at(`env[${i}].value`), "it contains a zero byte");
@@ -152,8 +209,8 @@ function validateProcess(spec: ContainerSpec, faults: Faults): void {
   known(spec.imagePullPolicy, ImagePullPolicy, at("imagePullPolicy"), faults);
 }
 
-function validateNetwork(spec: ContainerSpec, faults: Faults): void {
-  const at = (path: string): string => `container.${path}`;
+function validateNetwork(spec: CommonSpec, faults: Faults): void {
+  const at = (path: string): string => faults.at(path);
   known(spec.networkMode, NetworkMode, at("networkMode"), faults);
   if (spec.ports.length > 1_000) faults.add(at("ports"), `${spec.ports.length} ports; at most 1000 are taken`);
   for (const [i, port] of spec.ports.slice(0, 1_000).entries()) {
@@ -188,8 +245,8 @@ function validateNetwork(spec: ContainerSpec, faults: Faults): void {
   }
 }
 
-function validateLimits(spec: ContainerSpec, faults: Faults): void {
-  const at = (path: string): string => `container.${path}`;
+function validateLimits(spec: CommonSpec, faults: Faults): void {
+  const at = (path: string): string => faults.at(path);
   const { cpuMillis = 0, memoryMib = 0, pidsMax = 0 } = spec.resources ?? {};
   if (cpuMillis !== 0 && (cpuMillis < 10 || cpuMillis > MAX_MILLIS)) {
     faults.add(at("resources.cpuMillis"), `${cpuMillis} is not possible: 10 to ${MAX_MILLIS}, or 0 for no limit`);
@@ -198,10 +255,6 @@ function validateLimits(spec: ContainerSpec, faults: Faults): void {
     faults.add(at("resources.memoryMib"), `${memoryMib} is not possible: 6 to ${MAX_MEMORY_MIB}, or 0 for no limit`);
   }
   if (pidsMax > 4_194_304) faults.add(at("resources.pidsMax"), `${pidsMax} is more than Linux has (4194304)`);
-  if (spec.shmMib > MAX_MEMORY_MIB) faults.add(at("shmMib"), `${spec.shmMib} MiB is not possible`);
-  for (const [i, { sizeMib }] of spec.tmpfs.entries()) {
-    if (sizeMib > MAX_MEMORY_MIB) faults.add(at(`tmpfs[${i}].sizeMib`), `${sizeMib} MiB is not possible`);
-  }
   const { maxBytes = 0n, maxFiles = 0 } = spec.logs ?? {};
   if (maxBytes !== 0n && (maxBytes < 65_536n || maxBytes > 2n ** 40n)) {
     faults.add(at("logs.maxBytes"), "the size of a log file is between 64 KiB and 1 TiB");
@@ -210,7 +263,7 @@ function validateLimits(spec: ContainerSpec, faults: Faults): void {
 }
 
 /** What has its place in the schema and not yet in this version. */
-function refuseLater(spec: ContainerSpec, faults: Faults): void {
+function refuseLater(spec: CommonSpec, faults: Faults): void {
   const later: readonly [string, boolean, string][] = [
     ["probes", spec.probes.length > 0, "health checks"],
     ["dependsOn", spec.dependsOn.length > 0, "dependencies"],
@@ -219,10 +272,9 @@ function refuseLater(spec: ContainerSpec, faults: Faults): void {
     ["allowFrom", spec.allowFrom.length > 0, "the fabric"],
     ["allowTo", spec.allowTo.length > 0, "the fabric"],
     ["job", spec.job !== undefined, "jobs"],
-    ["init", spec.init, "an init inside the container"],
   ];
   for (const [field, used, what] of later) {
-    if (used) faults.add(`container.${field}`, `this version of Capsule has no ${what} yet: leave the field out`);
+    if (used) faults.add(faults.at(field), `this version of Capsule has no ${what} yet: leave the field out`);
   }
 }
 

@@ -16,6 +16,7 @@ import { OptionsSchema } from "../../gen/containerd/github.com/containerd/contai
 import type {
   ExecOptions,
   ExecSession,
+  InstanceLink,
   Observed,
   PathStat,
   RuntimeDriver,
@@ -56,7 +57,6 @@ export interface ContainerDriverOptions {
 }
 
 export class ContainerDriver implements RuntimeDriver {
-  readonly kind = "container";
   readonly #client: Containerd;
   readonly #configs: ImageConfigs;
   readonly #log: Logger;
@@ -89,7 +89,7 @@ export class ContainerDriver implements RuntimeDriver {
     return observedOf(found.container, await stateOf(uid, task?.process));
   }
 
-  async start(instance: Instance, link: (pid: number) => Promise<void>, signal: AbortSignal): Promise<void> {
+  async start(instance: Instance, link: InstanceLink, signal: AbortSignal): Promise<void> {
     const { uid } = instance;
     try {
       const seen = await this.observe(uid, signal);
@@ -260,12 +260,7 @@ export class ContainerDriver implements RuntimeDriver {
     return upper === undefined || existsSync(upper) ? mounts : undefined;
   }
 
-  async #run(
-    instance: Instance,
-    mounts: Mount[],
-    link: (pid: number) => Promise<void>,
-    signal: AbortSignal,
-  ): Promise<void> {
+  async #run(instance: Instance, mounts: Mount[], link: InstanceLink, signal: AbortSignal): Promise<void> {
     const { uid, logs } = instance;
     const query = new URLSearchParams({
       log: logs.dir,
@@ -279,7 +274,7 @@ export class ContainerDriver implements RuntimeDriver {
         { containerId: uid, rootfs, stdin: "", stdout: output, stderr: output, terminal: false },
         { signal },
       );
-      await link(pid);
+      await link.toProcess(pid);
       await this.#client.tasks.start({ containerId: uid, execId: "" }, { signal });
     } catch (error) {
       await this.#deleteTask(uid).catch((second: unknown) => {

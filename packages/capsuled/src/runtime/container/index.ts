@@ -14,6 +14,7 @@ import { cleanViews } from "./view.ts";
 export interface ContainerRuntime {
   readonly driver: RuntimeDriver;
   readonly images: ImageStore;
+  readonly configs: ImageConfigs;
   close(): void;
 }
 
@@ -33,6 +34,7 @@ export async function openContainerd(options: {
   const configs = new ImageConfigs(client);
   await cleanViews();
   return {
+    configs,
     driver: new ContainerDriver({ client, configs, log, runtime }),
     images: new ContainerdImages(client, configs, log),
     close: () => client.close(),

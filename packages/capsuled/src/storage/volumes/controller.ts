@@ -24,7 +24,7 @@ import { thaw } from "../tools/freeze.ts";
 import { mountsBelow } from "../tools/mount.ts";
 import { Holders } from "./holders.ts";
 import { removeLeftovers } from "./leftovers.ts";
-import { directoryIn, mountVolume } from "./mounts.ts";
+import { directoryIn, mountVolume, unmountVolume } from "./mounts.ts";
 import { observe } from "./observe.ts";
 import { type Plan, plan, type Step } from "./plan.ts";
 import { executeStep } from "./steps.ts";
@@ -65,6 +65,8 @@ export class VolumeController {
     { readonly count: number; readonly message: string; readonly retryAt: number }
   >();
   readonly #growsUnmountedOnly = new Set<string>();
+  /** Volumes that microVMs have as disks, by volume: workloads, and whether each only reads. */
+  readonly #attached = new Map<string, Map<string, { readonly readOnly: boolean }>>();
   /** Uids of disks that are being made and that no row knows yet. */
   readonly #making = new Set<string>();
   #strangers: readonly string[] = [];
@@ -159,6 +161,56 @@ export class VolumeController {
     }
   }
 
+  /** The same of a microVM that has these volumes as disks. */
+  adoptAttached(workloadUid: string, volumes: readonly { readonly uid: string; readonly readOnly: boolean }[]): void {
+    for (const { uid, readOnly } of volumes) this.#attach(uid, workloadUid, readOnly);
+  }
+
+  #attach(uid: string, workloadUid: string, readOnly: boolean): void {
+    this.hold(uid, workloadUid);
+    const attached = this.#attached.get(uid) ?? new Map<string, { readonly readOnly: boolean }>();
+    attached.set(workloadUid, { readOnly });
+    this.#attached.set(uid, attached);
+  }
+
+  /** The microVM that writes to the volume, as a disk of its own. */
+  writerOf(uid: string): string | undefined {
+    return [...(this.#attached.get(uid) ?? [])].find(([, { readOnly }]) => !readOnly)?.[0];
+  }
+
+  /** Whether a microVM has the volume as a disk: nothing of it may be written here then. */
+  isAttached(uid: string): boolean {
+    return this.#attached.has(uid);
+  }
+
+  /**
+   * Readies a volume to be a disk of a microVM, which holds it until `release`. Its journal is replayed first, so a damaged
+   * one is found here. Returns a path of the capsule. Throws CapsuleError as `mountFor` does, and `unavailable` while the
+   * volume is mounted on the capsule, or another microVM writes to it: two writers, or one whose cache the other does not
+   * see, would destroy it.
+   */
+  async attachFor(workloadUid: string, volume: string, readOnly: boolean): Promise<{ uid: string; path: string }> {
+    const { store, pools } = this.#options;
+    const uid = store.volumes.get(volume)?.uid;
+    if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+    return await this.exclusive(uid, async () => {
+      const others = this.#holders.of(uid).filter((holder) => holder !== workloadUid);
+      const attached = this.#attached.get(uid);
+      const readers = others.every((holder) => attached?.get(holder)?.readOnly === true);
+      if (others.length > 0 && !(readOnly && readers)) throw inUseNow(volume, this.holdersOf(uid));
+      const record = await this.readied(uid);
+      const backend = await pools.get(record.pool).use();
+      const id = { name: volumeDisk(record.name), uid: record.diskUid };
+      // Mounted and unmounted once: what a crash has left in the journal is put into place, by the kernel and not by two.
+      if (others.length === 0) {
+        await mountVolume(backend, record.name, uid, id);
+        await unmountVolume(uid);
+      }
+      this.#attach(uid, workloadUid, readOnly);
+      return { uid, path: await backend.pathOf(id) };
+    });
+  }
+
   /** Ends what a workload holds; resolves when what nobody else holds is flushed and unmounted, or has failed to be. */
   async release(workloadUid: string): Promise<void> {
     await Promise.all(this.#holders.heldBy(workloadUid).map((uid) => this.releaseVolume(uid, workloadUid)));
@@ -166,6 +218,9 @@ export class VolumeController {
 
   async releaseVolume(uid: string, holder: string): Promise<void> {
     this.#holders.remove(uid, holder);
+    const attached = this.#attached.get(uid);
+    attached?.delete(holder);
+    if (attached?.size === 0) this.#attached.delete(uid);
     await this.exclusive(uid, () => this.advance(uid));
   }
 
@@ -191,13 +246,8 @@ export class VolumeController {
       const uid = store.volumes.get(volume)?.uid;
       if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
       const target = await this.exclusive(uid, async () => {
-        const others = this.sessionsOf(uid);
-        if (others.length > 0) {
-          throw new CapsuleError("unavailable", `volume "${volume}" is in use by ${others.join(", ")}`, {
-            reason: "VOLUME_IN_USE",
-            metadata: { volume },
-          });
-        }
+        const others = this.isAttached(uid) ? this.holdersOf(uid) : this.sessionsOf(uid);
+        if (others.length > 0) throw inUseNow(volume, others);
         this.hold(uid, workloadUid);
         return await this.mount(uid);
       });
@@ -208,6 +258,7 @@ export class VolumeController {
 
   /** Mounts a volume that the caller holds; inside `exclusive`. */
   async mount(uid: string): Promise<string> {
+    if (this.isAttached(uid)) throw new CapsuleError("internal", `volume ${uid} is a disk of a microVM`);
     const record = await this.readied(uid);
     const backend = await this.#options.pools.get(record.pool).use();
     return await mountVolume(backend, record.name, uid, { name: volumeDisk(record.name), uid: record.diskUid });
@@ -320,6 +371,7 @@ export class VolumeController {
         this.#settled || this.#holders.of(uid).length > 0
           ? this.holdersOf(uid)
           : ["workloads that are being looked for"],
+      attached: this.isAttached(uid) || !this.#settled,
       growsUnmountedOnly: this.#growsUnmountedOnly.has(uid),
       snapshots: this.#options.store.snapshots.of(uid).length,
       ownerOf: (disk) => {
@@ -380,6 +432,7 @@ export class VolumeController {
 
   #forget(uid: string): void {
     this.#holders.removeAll(uid);
+    this.#attached.delete(uid);
     this.#failures.delete(uid);
     this.#growsUnmountedOnly.delete(uid);
   }
@@ -387,4 +440,11 @@ export class VolumeController {
   #event({ name }: VolumeRecord, type: EventType, reason: string, message: string): void {
     this.#options.store.events.add({ objectKind: "volume", objectName: name, type, reason, message, time: new Date() });
   }
+}
+
+function inUseNow(volume: string, holders: readonly string[]): CapsuleError {
+  return new CapsuleError("unavailable", `volume "${volume}" is in use by ${holders.join(", ")}`, {
+    reason: "VOLUME_IN_USE",
+    metadata: { volume },
+  });
 }

@@ -12,6 +12,7 @@ export interface Looking {
   readonly uid: string;
   readonly pools: Pools;
   readonly holders: readonly string[];
+  readonly attached: boolean;
   readonly growsUnmountedOnly: boolean;
   readonly snapshots: number;
   /** The name that a disk should have which is no volume's; undefined when nobody knows it. */
@@ -20,9 +21,9 @@ export interface Looking {
 
 /** Throws CapsuleError `unavailable` when the pool cannot be used: nothing is known of the volume then. */
 export async function observe(looking: Looking): Promise<Seen> {
-  const { record, uid, pools, ownerOf, holders, growsUnmountedOnly, snapshots } = looking;
+  const { record, uid, pools, ownerOf, holders, attached, growsUnmountedOnly, snapshots } = looking;
   const mounted = await isMounted(volumeMount(uid));
-  const known = { mounted, holders, growsUnmountedOnly, snapshots };
+  const known = { mounted, holders, attached, growsUnmountedOnly, snapshots };
   const nothing = { ...known, disk: undefined, squatter: undefined, filesystem: undefined };
   if (record === undefined) return nothing;
   const pool = pools.get(record.pool);

@@ -26,6 +26,7 @@ const nothing: Seen = {
   filesystem: undefined,
   mounted: false,
   holders: [],
+  attached: false,
   growsUnmountedOnly: false,
   snapshots: 0,
 };

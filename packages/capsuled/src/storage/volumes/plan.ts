@@ -29,6 +29,8 @@ export interface Seen {
   readonly holders: readonly string[];
   /** Rows of snapshots that it has: they are deleted before it is. */
   readonly snapshots: number;
+  /** A microVM has its disk, or may have: the filesystem is that one's alone. */
+  readonly attached: boolean;
   /** The kernel would not grow it while it is mounted. */
   readonly growsUnmountedOnly: boolean;
 }
@@ -108,6 +110,8 @@ function planKept(wanted: Wanted, seen: Seen): Plan {
     return { step: none, phase: VolumePhase.FAILED, message };
   }
   if (filesystem.sizeBytes + extentBytes <= disk.sizeBytes) {
+    if (seen.attached && !mounted)
+      return ready(none, "Its filesystem grows when the microVM that uses it is next started");
     if (!mounted || !seen.growsUnmountedOnly) return ready({ kind: "growFilesystem", disk }, "Growing its filesystem");
     return ready(none, "Its filesystem grows when it is next unmounted: the kernel does not allow it now");
   }

@@ -99,7 +99,11 @@ export class VolumeSessions {
     const dir = join(sessionsDir, uid);
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const instance = instanceOf(uid, volume.name, { source, readOnly, logDir: dir });
-    await driver.start(instance, async () => undefined, AbortSignal.timeout(startTimeoutMs));
+    await driver.start(
+      instance,
+      { toProcess: async () => undefined, tap: undefined },
+      AbortSignal.timeout(startTimeoutMs),
+    );
   }
 
   async #end(uid: string, holder: string, volume: VolumeRecord): Promise<void> {

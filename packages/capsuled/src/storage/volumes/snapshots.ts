@@ -34,6 +34,8 @@ export interface SnapshotsOptions {
   readonly pools: Pools;
   readonly controller: VolumeController;
   readonly log: Logger;
+  /** Calls `work` while a volume is at rest in the microVM that writes to it. */
+  readonly whileFrozenIn: <T>(workloadUid: string, volumeUid: string, work: () => Promise<T>) => Promise<T>;
   readonly now?: () => Date;
 }
 
@@ -283,6 +285,9 @@ export class Snapshots {
   }
 
   async #take(backend: PoolBackend, record: VolumeRecord, from: DiskId, to: DiskId): Promise<void> {
+    const writer = this.#options.controller.writerOf(record.uid);
+    if (writer !== undefined)
+      return await this.#options.whileFrozenIn(writer, record.uid, () => backend.snapshot(from, to));
     const target = volumeMount(record.uid);
     if (backend.snapshotFreezes || !(await isMounted(target))) return await backend.snapshot(from, to);
     await withFrozen(target, () => backend.snapshot(from, to));

@@ -1,0 +1,369 @@
+/**
+ * MicroVMs by a virtual machine monitor. A workload is a record (record.ts), a root disk that shares the blocks of its
+ * image's base, and, while it runs, jailed programs with a directory below /run/capsule/vm. Each method may be cut between
+ * any two calls: the record is written first and removed last, and what is left is found by it the next time.
+ */
+import { EventEmitter } from "node:events";
+import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+import type { Logger } from "pino";
+import { CapsuleError } from "../../errors.ts";
+import { capabilitiesOf } from "../container/capabilities.ts";
+import { readStats } from "../container/cgroups.ts";
+import type { ImageConfigs } from "../container/image-config.ts";
+import { signalNumber } from "../container/signals.ts";
+import { environment } from "../container/spec.ts";
+import type {
+  ExecOptions,
+  ExecSession,
+  InstanceLink,
+  Observed,
+  PathStat,
+  RuntimeDriver,
+  RuntimeStats,
+  StopOptions,
+  TaskState,
+} from "../driver.ts";
+import type { Instance, MachineOptions } from "../instance.ts";
+import type { AcceleratorProbe } from "./accelerator.ts";
+import type { Agent } from "./agent.ts";
+import { type BackendName, type MachineConfig, type MicroVmBackend, monitor } from "./backends/backend.ts";
+import { bootMachine } from "./boot.ts";
+import { removeGroups } from "./cgroups.ts";
+import { copyIntoGuest, copyOutOfGuest, statGuestPath } from "./copy.ts";
+import { translated } from "./errors.ts";
+import { startGuestExec } from "./exec.ts";
+import { whileFrozen } from "./freeze.ts";
+import { jailedPid } from "./jail.ts";
+import { guestDir, runPaths, vmsDir } from "./layout.ts";
+import { PayloadLog } from "./log-file.ts";
+import { Machine, readEnd, readStarted, writeStarted } from "./machine.ts";
+import { type MachineRecord, MachineRecords } from "./record.ts";
+import type { RootDisks } from "./root-disks.ts";
+import { guestSpecOf } from "./spec.ts";
+
+export interface MicroVmDriverOptions {
+  readonly backends: Readonly<Record<BackendName, MicroVmBackend>>;
+  readonly configs: ImageConfigs;
+  readonly roots: RootDisks;
+  readonly accelerator: AcceleratorProbe;
+  readonly workloadsDir: string;
+  readonly log: Logger;
+}
+
+/** StartPayload: mounting, looking up, and the OCI runtime's own work, emulated; in milliseconds. */
+const startPayloadMs = 120_000;
+
+export class MicroVmDriver implements RuntimeDriver {
+  readonly #options: MicroVmDriverOptions;
+  readonly #records: MachineRecords;
+  readonly #machines = new Map<string, Machine>();
+  readonly #changes = new EventEmitter<{ change: [string] }>();
+
+  constructor(options: MicroVmDriverOptions) {
+    this.#options = options;
+    this.#records = new MachineRecords(options.workloadsDir);
+  }
+
+  /** Whether it has anything of the workload. */
+  has(uid: string): boolean {
+    return this.#records.has(uid);
+  }
+
+  /** Takes over what runs, and clears away what no record knows. Once, before anything else. */
+  async adopt(): Promise<void> {
+    await mkdir(vmsDir, { recursive: true, mode: 0o755 });
+    for (const uid of await readdir(vmsDir)) {
+      const record = await this.#records.get(uid);
+      if (record === undefined) await this.#clear(uid);
+      else await this.#adopt(record);
+    }
+  }
+
+  async list(): Promise<readonly Observed[]> {
+    return await Promise.all((await this.#records.list()).map((record) => this.#observed(record)));
+  }
+
+  async observe(uid: string): Promise<Observed | undefined> {
+    const record = await this.#records.get(uid);
+    return record === undefined ? undefined : await this.#observed(record);
+  }
+
+  async start(instance: Instance, link: InstanceLink, signal: AbortSignal): Promise<void> {
+    const { uid, machine } = instance;
+    if (machine === undefined) throw new CapsuleError("internal", `${instance.name} is no microVM`);
+    const before = await this.#records.get(uid);
+    const seen = before === undefined ? undefined : await this.#observed(before);
+    if (seen?.task.state === "running" && seen.generation === instance.generation) return;
+    await this.#clear(uid);
+    const isNew = before?.generation !== instance.generation;
+    if (before !== undefined && isNew && !machine.persistentRoot) await this.#options.roots.removeRoot(uid);
+    try {
+      await this.#boot(instance, machine, link, signal);
+    } catch (error) {
+      await this.#clear(uid);
+      // It has never run: nothing in it is worth keeping, and the next try may be another machine.
+      if (isNew) await this.#forget(uid, machine.persistentRoot);
+      if (signal.aborted)
+        throw new CapsuleError("timeout", `it was given up: ${String(signal.reason)}`, { cause: error });
+      throw error;
+    }
+  }
+
+  async stop(uid: string, { timeoutMs, stopSignal }: StopOptions): Promise<void> {
+    const record = await this.#records.get(uid);
+    if (record === undefined) return;
+    const machine = this.#machines.get(uid);
+    if (machine === undefined) {
+      // No payload was ever started in it: there is nothing to end in order.
+      if ((await this.#pidOf(uid)) !== undefined) await this.#clear(uid);
+      return;
+    }
+    await machine.stop(signalNumber(stopSignal ?? record.stopSignal ?? "SIGTERM"), timeoutMs);
+  }
+
+  async remove(uid: string): Promise<void> {
+    const record = await this.#records.get(uid);
+    if (record === undefined) return;
+    await this.#clear(uid);
+    await this.#forget(uid, record.persistentRoot);
+  }
+
+  onChange(listener: (uid: string) => void): void {
+    this.#changes.on("change", listener);
+  }
+
+  async exec(uid: string, options: ExecOptions): Promise<ExecSession> {
+    const record = await this.#running(uid);
+    const config = await this.#options.configs.get(record.imageDigest);
+    const base = {
+      env: environment(config.env, new Map(record.env), { uid: 0, gid: 0, additionalGids: [], home: "" }).filter(
+        (entry) => entry !== "HOME=",
+      ),
+      cwd: record.workingDir ?? (config.workingDir === "" ? "/" : config.workingDir),
+      capabilities: capabilitiesOf({ addCapabilities: [], dropCapabilities: [], privileged: false }),
+    };
+    return await startGuestExec(this.#agentOf(uid), base, options);
+  }
+
+  async statPath(uid: string, path: string): Promise<PathStat | undefined> {
+    await this.#running(uid);
+    return await statGuestPath(this.#agentOf(uid), path);
+  }
+
+  async copyOut(uid: string, path: string, signal: AbortSignal): Promise<Readable> {
+    await this.#running(uid);
+    return copyOutOfGuest(this.#agentOf(uid), path, signal);
+  }
+
+  async copyIn(
+    uid: string,
+    path: string,
+    { rename }: { readonly rename: string | undefined },
+    data: AsyncIterable<Uint8Array>,
+    signal: AbortSignal,
+  ): Promise<{ bytes: bigint; entries: bigint }> {
+    await this.#running(uid);
+    return await copyIntoGuest(this.#agentOf(uid), path, rename, data, signal);
+  }
+
+  /** Processor, disk and network as the capsule sees them; memory and processes as the payload does. */
+  async stats(uid: string): Promise<RuntimeStats | undefined> {
+    const pid = await this.#pidOf(uid);
+    if (pid === undefined) return undefined;
+    const outside = await readStats(uid, pid);
+    const inside = await this.#machines
+      .get(uid)
+      ?.agent.client.payloadStats({}, { timeoutMs: 2_000 })
+      .catch(() => undefined);
+    return inside === undefined ? outside : { ...outside, pids: inside.pids };
+  }
+
+  /** Calls `work` while the guest's filesystem on a volume is at rest; throws `unavailable` when it cannot be brought to it. */
+  async withFrozen<T>(uid: string, volumeUid: string, work: () => Promise<T>): Promise<T> {
+    const record = await this.#running(uid);
+    const volume = record.volumes.findIndex((one) => one.uid === volumeUid);
+    return await whileFrozen(this.#agentOf(uid), volume, work);
+  }
+
+  /** Leaves everything running. */
+  close(): void {
+    for (const machine of this.#machines.values()) machine.detach();
+    this.#machines.clear();
+  }
+
+  async #boot(instance: Instance, machine: MachineOptions, link: InstanceLink, signal: AbortSignal): Promise<void> {
+    const { uid, image } = instance;
+    const { configs, roots, accelerator } = this.#options;
+    const paths = runPaths(uid);
+    const backend = this.#options.backends[machine.backend];
+    const missing = backend.unavailable();
+    if (missing !== undefined) throw new CapsuleError("precondition", `${missing}`, { reason: "NO_BACKEND" });
+    const imageConfig = await configs.get(image.digest, signal);
+    const spec = guestSpecOf(instance, imageConfig);
+    await this.#records.put(recordOf(instance, machine, imageConfig.stopSignal));
+    const root = await roots.ensureRoot(uid, image.digest, machine.diskBytes, signal);
+    const config: MachineConfig = {
+      uid,
+      vcpus: machine.vcpus,
+      memoryBytes: machine.memoryBytes,
+      kernel: join(guestDir, "vmlinux"),
+      initramfs: join(guestDir, "initramfs"),
+      kernelArgs: [],
+      disks: [{ path: root.path, readOnly: false }, ...machine.volumes],
+      network: link.tap === undefined ? undefined : { tap: link.tap.name, mac: link.tap.mac },
+      accelerator: await accelerator.get(),
+    };
+    await mkdir(paths.dir, { recursive: true, mode: 0o755 });
+    const connect = async (): Promise<void> => await link.tap?.connect();
+    const agent = await bootMachine({ backend, config, paths, cpuMillis: instance.limits.cpuMillis, connect, signal });
+    try {
+      await writeStarted(paths, await this.#startPayload(agent, instance, machine, link, spec, signal));
+    } catch (error) {
+      agent.close();
+      throw translated(error, "The payload could not be started");
+    }
+    await this.#attach(uid, instance.logs, agent);
+  }
+
+  async #startPayload(
+    { client }: Agent,
+    instance: Instance,
+    machine: MachineOptions,
+    link: InstanceLink,
+    ociConfig: Uint8Array,
+    signal: AbortSignal,
+  ): Promise<Date> {
+    const log = await PayloadLog.open(instance.logs);
+    await log.close();
+    const files = await Promise.all([...instance.files.values()].map((path) => readFile(path)));
+    const image = await this.#options.configs.get(instance.image.digest);
+    const { startedAt } = await client.startPayload(
+      {
+        now: timestampFromDate(new Date()),
+        hostname: instance.hostname,
+        ...(link.tap === undefined ? {} : { network: { ...link.tap.addresses, mtu: 0 } }),
+        disks: [
+          { readOnly: false, subPaths: [] },
+          ...machine.volumes.map(({ readOnly, subPaths }) => ({ readOnly, subPaths: [...subPaths] })),
+        ],
+        files,
+        user: instance.user ?? image.user,
+        ociConfig: ociConfig as Uint8Array<ArrayBuffer>,
+        ...(log.last === undefined ? {} : { logAfter: log.last }),
+      },
+      { signal, timeoutMs: startPayloadMs },
+    );
+    return startedAt === undefined ? new Date() : timestampDate(startedAt);
+  }
+
+  /** A machine of an earlier capsuled: taken over when its payload was started, ended when it was not. */
+  async #adopt(record: MachineRecord): Promise<void> {
+    const { uid } = record;
+    if ((await this.#pidOf(uid)) === undefined) {
+      await removeGroups(uid);
+      return;
+    }
+    const paths = runPaths(uid);
+    if ((await readStarted(paths)) !== undefined) await this.#attach(uid, record.logs, undefined);
+    // Its start was cut before its payload was started: the next one begins anew.
+    else await this.#clear(uid);
+  }
+
+  async #attach(uid: string, logs: MachineRecord["logs"], agent: Agent | undefined): Promise<void> {
+    const pid = await this.#pidOf(uid);
+    const machine = new Machine({
+      uid,
+      paths: runPaths(uid),
+      pid: pid ?? 0,
+      logs,
+      log: this.#options.log,
+      onChange: () => this.#changes.emit("change", uid),
+    });
+    this.#machines.set(uid, machine);
+    machine.attach(agent);
+    void machine.gone.then(() => {
+      if (this.#machines.get(uid) === machine) this.#machines.delete(uid);
+    });
+  }
+
+  /** Ends what runs of it, by force, and removes what one run leaves. The record and the root disk stay. */
+  async #clear(uid: string): Promise<void> {
+    const paths = runPaths(uid);
+    this.#machines.get(uid)?.detach();
+    this.#machines.delete(uid);
+    for (const name of [monitor, "vsock"]) {
+      const pid = await jailedPid(paths.dir, name);
+      if (pid !== undefined) process.kill(pid, "SIGKILL");
+    }
+    await removeGroups(uid);
+    await rm(paths.dir, { recursive: true, force: true });
+  }
+
+  async #forget(uid: string, persistentRoot: boolean): Promise<void> {
+    if (!persistentRoot) await this.#options.roots.removeRoot(uid);
+    await this.#records.remove(uid);
+  }
+
+  async #observed(record: MachineRecord): Promise<Observed> {
+    const { uid, name, generation, imageDigest, volumes } = record;
+    const task = await this.#taskOf(record);
+    const runs = task.state !== "none" && task.state !== "stopped";
+    return { uid, name, generation, imageDigest, task, ...(runs ? { attached: volumes } : {}) };
+  }
+
+  async #taskOf({ uid }: MachineRecord): Promise<TaskState> {
+    const paths = runPaths(uid);
+    const [pid, startedAt, end] = await Promise.all([this.#pidOf(uid), readStarted(paths), readEnd(paths)]);
+    if (pid !== undefined) {
+      if (startedAt === undefined) return { state: "created", pid };
+      return { state: "running", pid, startedAt };
+    }
+    if (end === undefined) return { state: "none" };
+    const { exitCode, finishedAt, outOfMemory, reason } = end;
+    return {
+      state: "stopped",
+      exitCode,
+      finishedAt: new Date(finishedAt),
+      outOfMemory,
+      ...(reason === undefined ? {} : { reason }),
+    };
+  }
+
+  async #pidOf(uid: string): Promise<number | undefined> {
+    return await jailedPid(runPaths(uid).dir, monitor);
+  }
+
+  async #running(uid: string): Promise<MachineRecord> {
+    const record = await this.#records.get(uid);
+    const task = record === undefined ? undefined : await this.#taskOf(record);
+    if (record !== undefined && task?.state === "running") return record;
+    throw new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
+  }
+
+  #agentOf(uid: string): Agent {
+    const machine = this.#machines.get(uid);
+    if (machine === undefined)
+      throw new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
+    return machine.agent;
+  }
+}
+
+function recordOf(instance: Instance, machine: MachineOptions, stopSignal: string | undefined): MachineRecord {
+  const { uid, name, generation, image, env, workingDir, logs } = instance;
+  return {
+    uid,
+    name,
+    generation,
+    imageDigest: image.digest,
+    backend: machine.backend,
+    persistentRoot: machine.persistentRoot,
+    stopSignal,
+    env: [...env],
+    workingDir,
+    logs,
+    volumes: machine.volumes.map(({ volumeUid, readOnly }) => ({ uid: volumeUid, readOnly })),
+  };
+}

@@ -1,0 +1,104 @@
+/** `capsule-init jail` (native/README.md, "Jails"): a program that outlives capsuled and can do nothing but its work. */
+import { spawn } from "node:child_process";
+import { readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { CapsuleError } from "../../errors.ts";
+
+export interface JailOptions {
+  /** Of the files beside it: NAME.json, NAME.pid, NAME.exit. */
+  readonly name: string;
+  readonly dir: string;
+  readonly root: string;
+  readonly user: number;
+  readonly cgroups: readonly string[];
+  readonly devices: readonly string[];
+  /** Opened for it, as descriptors 4, 5 and so on. */
+  readonly open: readonly { readonly path: string; readonly readOnly: boolean }[];
+  /** Interface that is made for it: descriptor 3. */
+  readonly tap: string | undefined;
+  readonly output: string;
+  readonly argv: readonly string[];
+}
+
+/** How a jailed program ended. */
+export type ProgramEnd = { readonly kind: "exit" | "signal"; readonly number: number };
+
+/**
+ * Starts the program; `prepare` is called when its interface exists and before its first instruction. Resolves when it
+ * runs. Throws CapsuleError when it cannot be started; nothing of it runs then.
+ */
+export async function startJailed(options: JailOptions, prepare: () => Promise<void>): Promise<void> {
+  const { name, dir, root, user, cgroups, devices, open, tap, output, argv } = options;
+  const prefix = join(dir, name);
+  await rm(`${prefix}.exit`, { force: true });
+  const config = {
+    filesPrefix: prefix,
+    root,
+    uid: user,
+    gid: user,
+    cgroups,
+    readOnly: ["/usr"],
+    devices,
+    open,
+    tap,
+    output,
+    argv,
+  };
+  await writeFile(`${prefix}.json`, JSON.stringify(config), { mode: 0o600 });
+  const child = spawn("/sbin/capsule-init", ["jail", `${prefix}.json`], {
+    stdio: ["pipe", "pipe", "pipe"],
+    detached: true,
+  });
+  child.stdin.on("error", () => undefined);
+  let words = "";
+  child.stderr.on("data", (data: Buffer) => {
+    words = `${words}${data}`.slice(-1_000);
+  });
+  const ended = new Promise<void>((resolve) => {
+    child.once("error", (error) => {
+      words ||= error.message;
+      resolve();
+    });
+    child.once("close", () => resolve());
+  });
+  const ready = new Promise<boolean>((resolve) => {
+    createInterface({ input: child.stdout }).once("line", () => resolve(true));
+    void ended.then(() => resolve(false));
+  });
+  if (!(await ready)) throw notStarted(name, words);
+  try {
+    await prepare();
+  } catch (error) {
+    child.stdin.destroy();
+    await ended;
+    throw error;
+  }
+  child.stdin.end("go\n");
+  child.unref();
+}
+
+/** Pid of a jailed program that runs; undefined when it does not, or another process has its pid now. */
+export async function jailedPid(dir: string, name: string): Promise<number | undefined> {
+  const [pid = "", startTime = ""] = (await readOrEmpty(join(dir, `${name}.pid`))).trim().split(" ");
+  if (pid === "") return undefined;
+  const stat = await readOrEmpty(`/proc/${pid}/stat`);
+  // The name in parentheses may hold anything; state is the first field after it, the start time the 20th.
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return fields[19] === startTime && fields[0] !== "Z" ? Number(pid) : undefined;
+}
+
+/** Undefined while it runs, and when nobody is left who could have noted it. */
+export async function jailedEnd(dir: string, name: string): Promise<ProgramEnd | undefined> {
+  const [kind, number] = (await readOrEmpty(join(dir, `${name}.exit`))).trim().split(" ");
+  return kind === "exit" || kind === "signal" ? { kind, number: Number(number) } : undefined;
+}
+
+async function readOrEmpty(path: string): Promise<string> {
+  return await readFile(path, "utf8").catch(() => "");
+}
+
+function notStarted(name: string, words: string): CapsuleError {
+  const said = /capsule-init jail: (.*)/.exec(words)?.[1] ?? words.trim();
+  return new CapsuleError("internal", `${name} could not be started: ${said}`, { reason: "JAIL_FAILED" });
+}
