@@ -1,5 +1,6 @@
 /** ext4 (e2fsprogs): mke2fs(8), e2fsck(8), resize2fs(8). They take files and block devices alike. */
 import { open } from "node:fs/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import { CapsuleError } from "../../errors.ts";
 import { runTool, ToolError } from "../../tool.ts";
 
@@ -114,8 +115,28 @@ export async function repairExt4(path: string): Promise<CheckResult> {
   return await fsck(["-f", "-y", path]);
 }
 
-/** e2fsck(8), "EXIT CODE": 1 corrected, 2 corrected and to be rebooted, 4 left uncorrected; above, it could not work. */
+/** How often a device that somebody else has open is tried again, and how long after; in milliseconds. */
+const busyTries = 25;
+const busyMs = 200;
+
+/**
+ * A device may be in use for a moment after its last mount or snapshot has gone: that says nothing about what it holds, so
+ * it is tried again, and told as what it is. (Seen once with lvm-thin: a repair right after its snapshot.)
+ */
 async function fsck(args: readonly string[]): Promise<CheckResult> {
+  for (let tries = 1; ; tries++) {
+    const result = await fsckOnce(args);
+    if (result !== "inUse") return result;
+    if (tries === busyTries)
+      throw new CapsuleError("unavailable", `${args.at(-1)} is in use by something else. Try again.`, {
+        reason: "DISK_IN_USE",
+      });
+    await sleep(busyMs);
+  }
+}
+
+/** e2fsck(8), "EXIT CODE": 1 corrected, 2 corrected and to be rebooted, 4 left uncorrected; above, it could not work. */
+async function fsckOnce(args: readonly string[]): Promise<CheckResult | "inUse"> {
   try {
     return { state: "clean", report: summary(await runTool(["e2fsck", ...args], "", longMs)) };
   } catch (error) {
@@ -123,6 +144,8 @@ async function fsck(args: readonly string[]): Promise<CheckResult> {
     const code = error.code ?? 0;
     const report = summary(`${error.stdout}${error.stderr}`);
     if (code === 0 || code >= 16) throw error;
+    // Words of e2fsck for EBUSY at an exclusive open (unix.c, "is in use").
+    if (code === 8 && / is in use\.?$/m.test(report)) return "inUse";
     // 8: no superblock that it could begin with.
     if (code >= 4) return { state: "damaged", report };
     return { state: "repaired", report };
