@@ -188,6 +188,8 @@ function mountsOf(instance: Instance, ids: IdRange | undefined): Json[] {
     ...[...instance.files].map(([target, source]) => bind(source, target, false)),
     ...instance.mounts.map(({ source, target, readOnly }) => ({
       ...bind(source, target, readOnly),
+      // A mount that is made read-only keeps none of the options of the volume's own.
+      options: ["rbind", "rprivate", "nosuid", "nodev", readOnly ? "ro" : "rw"],
       // Owners in a volume are those that the container sees, whatever its ids are outside (mount_setattr(2), idmapped).
       ...(ids === undefined ? {} : { uidMappings: [mapping(ids)], gidMappings: [mapping(ids)] }),
     })),

@@ -212,7 +212,10 @@ export class MicroVmDriver implements RuntimeDriver {
       kernel: join(guestDir, "vmlinux"),
       initramfs: join(guestDir, "initramfs"),
       kernelArgs: [],
-      disks: [{ path: root.path, readOnly: false }, ...machine.volumes],
+      disks: [
+        { path: root.path, readOnly: false },
+        ...machine.volumes.map(({ path, readOnly }) => ({ path, readOnly })),
+      ],
       network: link.tap === undefined ? undefined : { tap: link.tap.name, mac: link.tap.mac },
       accelerator: await accelerator.get(),
     };
