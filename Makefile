@@ -52,7 +52,7 @@ test: check build image ## Everything that must pass (about 25 minutes on two co
 	@$(MAKE) --no-print-directory test-namespace test-machine
 
 test-namespace: build ## The acceptance suite and the runner's own tests, in namespaces of this machine
-	@$(run_tests) --test-concurrency=1 "test/storage/*.test.ts" "test/suite/*.test.ts" "test/namespace/*.test.ts"
+	@$(run_tests) --test-concurrency=1 "test/guest/*.test.ts" "test/storage/*.test.ts" "test/suite/*.test.ts" "test/namespace/*.test.ts"
 
 # Two machines at once: emulated, each takes one core. The machine that the suite goes on from is booted before.
 in_machines := CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=2

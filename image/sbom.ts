@@ -6,6 +6,8 @@ import { createHash } from "node:crypto";
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { suite } from "./apt.ts";
+import { fetchGuestKernel } from "./guest/kernel.ts";
+import { vsockCrate } from "./guest/vsock.ts";
 import { buildKernel } from "./kernel.ts";
 import { buildDir, repositoryRoot } from "./paths.ts";
 import { buildRootfs, type DebianPackage, packageListPath } from "./rootfs.ts";
@@ -76,9 +78,11 @@ export function documentOf(version: string, components: readonly Component[]): o
 
 async function debianComponents(): Promise<Component[]> {
   const list = await readJson<DebianPackage[]>(join(await buildRootfs(), packageListPath));
-  const [kernel = "", kernelVersion = ""] = (await buildKernel()).source.split(" ");
-  const kernelPackage = { name: kernel, version: kernelVersion, architecture: debianArchitecture, source: "linux" };
-  return [...list, kernelPackage].map(({ name, version, architecture, source }) => ({
+  const kernels = [(await buildKernel()).source, (await fetchGuestKernel()).source].map((text) => {
+    const [name = "", version = ""] = text.split(" ");
+    return { name, version, architecture: debianArchitecture, source: "linux" };
+  });
+  return [...list, ...kernels].map(({ name, version, architecture, source }) => ({
     id: `deb:${name}`,
     name,
     version,
@@ -115,7 +119,9 @@ async function crateComponents(): Promise<Component[]> {
   const lock = await readFile(join(repositoryRoot, "native/Cargo.lock"), "utf8");
   // Ours have no source. Crates for building only are among the others: Cargo.lock does not tell them apart.
   const entry = /\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"\nsource = /g;
-  return [...lock.matchAll(entry)].map(([, name = "", version = ""]) => ({
+  const ours = [...lock.matchAll(entry)].map(([, name = "", version = ""]) => ({ name, version }));
+  // What this one is made of in turn is in the lock file that is published with it.
+  return [...ours, vsockCrate].map(({ name, version }) => ({
     id: `crate:${name}-${version}`,
     name,
     version,
