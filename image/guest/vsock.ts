@@ -4,6 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { mkdir, rename, rm } from "node:fs/promises";
+import { homedir } from "node:os";
 import { join } from "node:path";
 import { buildDir, cacheDir } from "../paths.ts";
 import { run } from "../run.ts";
@@ -19,9 +20,11 @@ export async function buildVsock(): Promise<string> {
   try {
     await mkdir(cacheDir, { recursive: true });
     const places = ["--root", join(scratch, "made"), "--target-dir", join(scratch, "target")];
+    const cargoHome = process.env["CARGO_HOME"] ?? join(homedir(), ".cargo");
     await run(["cargo", "install", name, "--version", `=${version}`, "--locked", "--quiet", ...places], {
       logFile: join(buildDir, "log/vsock.log"),
-      env: { CARGO_PROFILE_RELEASE_STRIP: "true" },
+      // Where this machine keeps its crates must not be in the program: the same source gives the same bytes elsewhere.
+      env: { CARGO_PROFILE_RELEASE_STRIP: "true", RUSTFLAGS: `--remap-path-prefix=${cargoHome}=/cargo` },
     });
     await rename(join(scratch, "made/bin", name), target);
     return target;

@@ -105,7 +105,7 @@ fn place_all(descriptors: Vec<Option<OwnedFd>>) -> Result<(), JailError> {
         next += 1;
     }
     // SAFETY: nothing of this program uses a descriptor above those.
-    unsafe { libc::close_range(next.cast_unsigned(), u32::MAX, 0) };
+    unsafe { libc::close_range(u32::try_from(next).unwrap_or(u32::MAX), u32::MAX, 0) };
     Ok(())
 }
 

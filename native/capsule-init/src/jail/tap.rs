@@ -22,7 +22,7 @@ pub fn open_tap(name: &str) -> Result<OwnedFd, JailError> {
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // One byte stays zero, which ends the name.
     for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
-        *to = from.cast_signed();
+        *to = libc::c_char::try_from(from).unwrap_or_default();
     }
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     request.ifr_ifru.ifru_flags = i16::try_from(flags).unwrap_or_default();
