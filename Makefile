@@ -45,7 +45,7 @@ lint: generate ## Style, types and import directions (biome.json)
 check: lint ## Lint and unit tests, under a minute
 	@$(units)
 
-test: check build image ## Everything that must pass (about 25 minutes on two cores)
+test: check build image ## Everything that must pass (about 37 minutes on two cores)
 	@# Debian 12 has no clippy for its newer Rust.
 	@cd native && if cargo clippy --version >/dev/null 2>&1; then cargo clippy --all-targets --locked --quiet -- -D warnings; else echo "no clippy on this machine: not run"; fi
 	@cd native && cargo test --locked --quiet
