@@ -14,8 +14,9 @@ import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 import type { RuntimeDriver } from "../runtime/driver.ts";
 import type { StorageStatus } from "../storage/substrate/status.ts";
-import type { DiskFacts, VolumeController } from "../storage/volumes/controller.ts";
+import type { VolumeController } from "../storage/volumes/controller.ts";
 import type { Exports } from "../storage/volumes/exports.ts";
+import type { DiskFacts } from "../storage/volumes/facts.ts";
 import type { Imports } from "../storage/volumes/imports.ts";
 import type { VolumeManager } from "../storage/volumes/manager.ts";
 import type { Repairs } from "../storage/volumes/repairs.ts";
@@ -58,7 +59,7 @@ export function volumeService({
     const seen = { ...status, ...facts.get(uid), usedBy };
     return create(VolumeSchema, { spec, status: seen, createdAt: timestampFromDate(createdAt), uid });
   };
-  const described = async (record: VolumeRecord): Promise<Volume> => messageOf(record, await controller.facts());
+  const described = async (record: VolumeRecord): Promise<Volume> => messageOf(record, await controller.facts.all());
   return {
     async createVolume({ spec }) {
       refuseDegraded(storage);
@@ -70,7 +71,7 @@ export function volumeService({
     async listVolumes({ names, labels }) {
       for (const name of names) manager.get(name);
       const wanted = new Set(names);
-      const facts = await controller.facts();
+      const facts = await controller.facts.all();
       const matching = store.volumes
         .list()
         .filter(

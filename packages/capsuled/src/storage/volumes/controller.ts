@@ -17,12 +17,13 @@ import { KeyedMutex } from "../../mutex.ts";
 import { KeyedQueue } from "../../queue.ts";
 import type { Store } from "../../store/store.ts";
 import type { VolumeRecord } from "../../store/volumes.ts";
-import { snapshotDisk, volumeDisk, volumeMount, volumeMountsDir, wholeExtents } from "../layout.ts";
-import type { Disk } from "../pool/backend.ts";
+import { snapshotDisk, volumeDisk, volumeMountsDir, wholeExtents } from "../layout.ts";
 import type { Pools } from "../pool/pools.ts";
 import { thaw } from "../tools/freeze.ts";
 import { mountsBelow } from "../tools/mount.ts";
-import { Holders } from "./holders.ts";
+import { Attachments } from "./attachments.ts";
+import { VolumeFacts } from "./facts.ts";
+import { Holders, inUseNow } from "./holders.ts";
 import { removeLeftovers } from "./leftovers.ts";
 import { directoryIn, mountVolume, unmountVolume } from "./mounts.ts";
 import { observe } from "./observe.ts";
@@ -43,19 +44,13 @@ export interface WantedMount {
   readonly readOnly: boolean;
 }
 
-/** What is looked up when somebody asks. */
-export interface DiskFacts {
-  readonly usedBytes: bigint;
-  readonly sizeBytes: bigint;
-  readonly mounted: boolean;
-}
-
-/** How old an answer about disks may be, in milliseconds: a list asked for again and again must not run a tool each time. */
-const factsMs = 1_000;
 /** More than any volume needs: a step that changes nothing would otherwise go on for ever. */
 const maxSteps = 20;
 
 export class VolumeController {
+  readonly facts: VolumeFacts;
+  /** Nothing of a volume that is attached may be written here. */
+  readonly attachments = new Attachments();
   readonly #options: VolumeControllerOptions;
   readonly #queue: KeyedQueue;
   readonly #mutex = new KeyedMutex();
@@ -65,12 +60,9 @@ export class VolumeController {
     { readonly count: number; readonly message: string; readonly retryAt: number }
   >();
   readonly #growsUnmountedOnly = new Set<string>();
-  /** Volumes that microVMs have as disks, by volume: workloads, and whether each only reads. */
-  readonly #attached = new Map<string, Map<string, { readonly readOnly: boolean }>>();
   /** Uids of disks that are being made and that no row knows yet. */
   readonly #making = new Set<string>();
   #strangers: readonly string[] = [];
-  #disks: { readonly at: number; readonly byUid: Promise<ReadonlyMap<string, Disk>> } | undefined;
   #settled = false;
   #stopped = false;
   #unsubscribe: () => void = () => undefined;
@@ -78,6 +70,7 @@ export class VolumeController {
 
   constructor(options: VolumeControllerOptions) {
     this.#options = options;
+    this.facts = new VolumeFacts(options.store, options.pools);
     this.#queue = new KeyedQueue({ workers: 4, handle: (uid) => this.#pass(uid) });
   }
 
@@ -112,22 +105,6 @@ export class VolumeController {
   /** Disks of no volume that are whole, for people: nobody but they can know what they hold. */
   get strangers(): readonly string[] {
     return this.#strangers;
-  }
-
-  /** What there is of each volume's disk, by the volume's uid; nothing of those in a pool that cannot be asked. */
-  async facts(): Promise<ReadonlyMap<string, DiskFacts>> {
-    const now = performance.now();
-    if (this.#disks === undefined || now - this.#disks.at > factsMs)
-      this.#disks = { at: now, byUid: this.#listDisks() };
-    const disks = await this.#disks.byUid;
-    const mounted = new Set((await mountsBelow(volumeMountsDir)).map(({ target }) => target));
-    const facts = new Map<string, DiskFacts>();
-    for (const { uid, diskUid } of this.#options.store.volumes.list()) {
-      const { usedBytes = 0, sizeBytes = 0 } = disks.get(diskUid) ?? {};
-      const isMounted = mounted.has(volumeMount(uid));
-      facts.set(uid, { usedBytes: BigInt(usedBytes), sizeBytes: BigInt(sizeBytes), mounted: isMounted });
-    }
-    return facts;
   }
 
   /** Runs work on a volume while nothing else changes it. */
@@ -168,19 +145,7 @@ export class VolumeController {
 
   #attach(uid: string, workloadUid: string, readOnly: boolean): void {
     this.hold(uid, workloadUid);
-    const attached = this.#attached.get(uid) ?? new Map<string, { readonly readOnly: boolean }>();
-    attached.set(workloadUid, { readOnly });
-    this.#attached.set(uid, attached);
-  }
-
-  /** The microVM that writes to the volume, as a disk of its own. */
-  writerOf(uid: string): string | undefined {
-    return [...(this.#attached.get(uid) ?? [])].find(([, { readOnly }]) => !readOnly)?.[0];
-  }
-
-  /** Whether a microVM has the volume as a disk: nothing of it may be written here then. */
-  isAttached(uid: string): boolean {
-    return this.#attached.has(uid);
+    this.attachments.add(uid, workloadUid, readOnly);
   }
 
   /**
@@ -195,8 +160,7 @@ export class VolumeController {
     if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
     return await this.exclusive(uid, async () => {
       const others = this.#holders.of(uid).filter((holder) => holder !== workloadUid);
-      const attached = this.#attached.get(uid);
-      const readers = others.every((holder) => attached?.get(holder)?.readOnly === true);
+      const readers = others.every((holder) => this.attachments.onlyReads(uid, holder));
       if (others.length > 0 && !(readOnly && readers)) throw inUseNow(volume, this.holdersOf(uid));
       const record = await this.readied(uid);
       const backend = await pools.get(record.pool).use();
@@ -218,9 +182,7 @@ export class VolumeController {
 
   async releaseVolume(uid: string, holder: string): Promise<void> {
     this.#holders.remove(uid, holder);
-    const attached = this.#attached.get(uid);
-    attached?.delete(holder);
-    if (attached?.size === 0) this.#attached.delete(uid);
+    this.attachments.remove(uid, holder);
     await this.exclusive(uid, () => this.advance(uid));
   }
 
@@ -246,7 +208,7 @@ export class VolumeController {
       const uid = store.volumes.get(volume)?.uid;
       if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
       const target = await this.exclusive(uid, async () => {
-        const others = this.isAttached(uid) ? this.holdersOf(uid) : this.sessionsOf(uid);
+        const others = this.attachments.has(uid) ? this.holdersOf(uid) : this.sessionsOf(uid);
         if (others.length > 0) throw inUseNow(volume, others);
         this.hold(uid, workloadUid);
         return await this.mount(uid);
@@ -258,7 +220,7 @@ export class VolumeController {
 
   /** Mounts a volume that the caller holds; inside `exclusive`. */
   async mount(uid: string): Promise<string> {
-    if (this.isAttached(uid)) throw new CapsuleError("internal", `volume ${uid} is a disk of a microVM`);
+    if (this.attachments.has(uid)) throw new CapsuleError("internal", `volume ${uid} is a disk of a microVM`);
     const record = await this.readied(uid);
     const backend = await this.#options.pools.get(record.pool).use();
     return await mountVolume(backend, record.name, uid, { name: volumeDisk(record.name), uid: record.diskUid });
@@ -298,16 +260,6 @@ export class VolumeController {
       this.#queue.add(target.slice(volumeMountsDir.length + 1));
     const isMaking = (diskUid: string): boolean => this.#making.has(diskUid);
     this.#strangers = await removeLeftovers({ store, pools, isMaking, log });
-  }
-
-  /** Disks of all pools that can be asked, by uid. */
-  async #listDisks(): Promise<ReadonlyMap<string, Disk>> {
-    const disks = new Map<string, Disk>();
-    for (const pool of this.#options.pools.list()) {
-      const backend = await pool.open(false).catch(() => undefined);
-      for (const disk of (await backend?.list().catch(() => [])) ?? []) disks.set(disk.uid, disk);
-    }
-    return disks;
   }
 
   async #pass(uid: string): Promise<void> {
@@ -371,7 +323,7 @@ export class VolumeController {
         this.#settled || this.#holders.of(uid).length > 0
           ? this.holdersOf(uid)
           : ["workloads that are being looked for"],
-      attached: this.isAttached(uid) || !this.#settled,
+      attached: this.attachments.has(uid) || !this.#settled,
       growsUnmountedOnly: this.#growsUnmountedOnly.has(uid),
       snapshots: this.#options.store.snapshots.of(uid).length,
       ownerOf: (disk) => {
@@ -432,7 +384,7 @@ export class VolumeController {
 
   #forget(uid: string): void {
     this.#holders.removeAll(uid);
-    this.#attached.delete(uid);
+    this.attachments.removeAll(uid);
     this.#failures.delete(uid);
     this.#growsUnmountedOnly.delete(uid);
   }
@@ -440,11 +392,4 @@ export class VolumeController {
   #event({ name }: VolumeRecord, type: EventType, reason: string, message: string): void {
     this.#options.store.events.add({ objectKind: "volume", objectName: name, type, reason, message, time: new Date() });
   }
-}
-
-function inUseNow(volume: string, holders: readonly string[]): CapsuleError {
-  return new CapsuleError("unavailable", `volume "${volume}" is in use by ${holders.join(", ")}`, {
-    reason: "VOLUME_IN_USE",
-    metadata: { volume },
-  });
 }

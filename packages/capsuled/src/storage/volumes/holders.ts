@@ -1,4 +1,6 @@
 /** Who uses which volume now: uids of workloads, or words for people such as "a shell". In memory only. */
+import { CapsuleError } from "../../errors.ts";
+
 export class Holders {
   readonly #ofVolume = new Map<string, Set<string>>();
   /** The same the other way round. */
@@ -35,4 +37,12 @@ export class Holders {
 function unpair(map: Map<string, Set<string>>, key: string, value: string): void {
   map.get(key)?.delete(value);
   if (map.get(key)?.size === 0) map.delete(key);
+}
+
+/** For one who waits until a volume is free: trying again may help. */
+export function inUseNow(volume: string, holders: readonly string[]): CapsuleError {
+  return new CapsuleError("unavailable", `volume "${volume}" is in use by ${holders.join(", ")}`, {
+    reason: "VOLUME_IN_USE",
+    metadata: { volume },
+  });
 }

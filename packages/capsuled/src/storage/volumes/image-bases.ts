@@ -76,8 +76,11 @@ export class ImageBases {
     for (const { owner, deleting } of store.imageBases.roots()) {
       if (deleting || store.workloads.byUid(owner) === undefined) await this.removeRoot(owner);
     }
+    const bases = store.imageBases.list();
+    // The runtime is not asked for its images where nothing was made of any.
+    if (bases.length === 0) return;
     const present = new Set((await images.list()).map(({ digest }) => digest));
-    for (const base of store.imageBases.list()) {
+    for (const base of bases) {
       await this.#mutex.run(keyOf(base.digest, base.platform), async () => {
         const used = store.imageBases.roots().some(({ digest }) => digest === base.digest);
         const isIdle = this.#now().getTime() - base.lastUsedAt.getTime() > idleMs;

@@ -285,7 +285,7 @@ export class Snapshots {
   }
 
   async #take(backend: PoolBackend, record: VolumeRecord, from: DiskId, to: DiskId): Promise<void> {
-    const writer = this.#options.controller.writerOf(record.uid);
+    const writer = this.#options.controller.attachments.writerOf(record.uid);
     if (writer !== undefined)
       return await this.#options.whileFrozenIn(writer, record.uid, () => backend.snapshot(from, to));
     const target = volumeMount(record.uid);
