@@ -1,9 +1,9 @@
 /** The kernel of the OS: Debian's own, with the modules that a capsule can use, unpacked and indexed. */
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
-import { cp, mkdir, readdir, readFile, rename, rm } from "node:fs/promises";
+import { cp, mkdir, readdir, readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { downloadPackages, extractPackage } from "./apt.ts";
+import { cached } from "./cached.ts";
 import { isKept } from "./modules.ts";
 import { cacheDir } from "./paths.ts";
 import { run } from "./run.ts";
@@ -20,8 +20,17 @@ export interface Kernel {
   readonly root: string;
 }
 
-/** Ensures the kernel that the suite has today is in the cache. */
-export async function buildKernel(): Promise<Kernel> {
+/** A kernel's package, and its archive. */
+export interface KernelPackage {
+  /** As `uname -r` tells it. */
+  readonly version: string;
+  /** The Debian package and its version. */
+  readonly source: string;
+  readonly deb: string;
+}
+
+/** Finds the kernel that a package of the suite stands for today, and ensures that its archive is in the cache. */
+export async function fetchKernel(metaPackage: string): Promise<KernelPackage> {
   const downloads = join(cacheDir, "kernel");
   const [meta = ""] = await downloadPackages([metaPackage], downloads);
   const name = /linux-image-[^ ,]+/.exec(await run(["dpkg-deb", "-f", meta, "Depends"]))?.[0];
@@ -29,24 +38,24 @@ export async function buildKernel(): Promise<Kernel> {
   const [deb = ""] = await downloadPackages([name], downloads);
   const version = name.slice("linux-image-".length);
   const source = `${name} ${(await run(["dpkg-deb", "-f", deb, "Version"])).trim()}`;
+  return { version, source, deb };
+}
+
+/** Ensures the kernel that the suite has today is in the cache. */
+export async function buildKernel(): Promise<Kernel> {
+  const { version, source, deb } = await fetchKernel(metaPackage);
   const hash = createHash("sha256").update(source);
   for (const file of ["kernel.ts", "modules.ts"]) hash.update(await readFile(join(import.meta.dirname, file)));
   const target = join(cacheDir, `kernel-${hash.digest("hex").slice(0, 16)}`);
   const kernel = { version, source, vmlinuz: join(target, "vmlinuz"), root: join(target, "root") };
-  if (existsSync(target)) return kernel;
-  const scratch = join(cacheDir, `.kernel-${process.pid}`);
-  try {
+  await cached(target, async (scratch) => {
     await extractPackage(deb, join(scratch, "deb"));
     await mkdir(join(scratch, "made/root"), { recursive: true });
     await cp(join(scratch, "deb/boot", `vmlinuz-${version}`), join(scratch, "made/vmlinuz"));
     await keepModules(join(scratch, "deb/usr/lib/modules", version), join(scratch, "made/root"), version);
-    await rename(join(scratch, "made"), target).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
-    });
-    return kernel;
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return join(scratch, "made");
+  });
+  return kernel;
 }
 
 async function keepModules(from: string, root: string, version: string): Promise<void> {

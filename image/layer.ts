@@ -4,9 +4,10 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
-import { copyFile, cp, link, mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { copyFile, cp, link, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
+import { cached } from "./cached.ts";
 import { buildGuest } from "./guest/build.ts";
 import { buildVsock } from "./guest/vsock.ts";
 import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
@@ -45,10 +46,7 @@ export async function buildLayer(): Promise<string> {
   const version = await versionJson();
   const programs = await filesOfLayer();
   const target = join(cacheDir, `layer-${await inputsHash(version, programs)}`);
-  if (existsSync(target)) return target;
-  const scratch = join(cacheDir, `.layer-${process.pid}`);
-  try {
-    await mkdir(cacheDir, { recursive: true });
+  return await cached(target, async (scratch) => {
     await cp(filesDir, scratch, { recursive: true, verbatimSymlinks: true });
     for (const [path, from] of Object.entries(programs)) {
       const to = join(scratch, path);
@@ -59,13 +57,8 @@ export async function buildLayer(): Promise<string> {
     }
     await mkdir(join(scratch, "usr/lib/capsule"), { recursive: true });
     await writeFile(join(scratch, "usr/lib/capsule/version.json"), version);
-    await rename(scratch, target).catch((error: NodeJS.ErrnoException) => {
-      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
-    });
-    return target;
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return scratch;
+  });
 }
 
 async function versionJson(): Promise<string> {

@@ -1,9 +1,8 @@
 /** Programs of the suite that the image is made of, to run on this host: each with the libraries of its own tree. */
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
-import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { extractSuite, suite } from "./apt.ts";
+import { cached } from "./cached.ts";
 import { cacheDir } from "./paths.ts";
 
 const [loader, triplet] =
@@ -24,19 +23,9 @@ export async function programTree(packages: readonly string[]): Promise<ProgramT
     .digest("hex")
     .slice(0, 16);
   const root = join(cacheDir, `programs-${key}`);
-  if (!existsSync(root)) await unpack(packages, root);
-  return { root, loader: [join(root, loader), "--library-path", join(root, "usr/lib", triplet)] };
-}
-
-async function unpack(packages: readonly string[], root: string): Promise<void> {
-  const scratch = join(cacheDir, `.programs-${process.pid}`);
-  try {
+  await cached(root, async (scratch) => {
     await extractSuite(packages, scratch);
-    await rename(scratch, root).catch((error: NodeJS.ErrnoException) => {
-      // Another build was faster; its result is the same.
-      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
-    });
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return scratch;
+  });
+  return { root, loader: [join(root, loader), "--library-path", join(root, "usr/lib", triplet)] };
 }

@@ -4,10 +4,10 @@
  * mounted as the lower layer of an overlay.
  */
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
-import { chmod, lstat, mkdir, readdir, readFile, readlink, rename, rm, symlink, writeFile } from "node:fs/promises";
+import { chmod, lstat, mkdir, readdir, readFile, readlink, rm, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { extractSuite, suite } from "./apt.ts";
+import { cached } from "./cached.ts";
 import { imagePackages } from "./packages.ts";
 import { cacheDir } from "./paths.ts";
 import { run } from "./run.ts";
@@ -39,11 +39,9 @@ const mergedUsr = ["bin", "sbin", "lib", "lib64"] as const;
  */
 export async function buildRootfs(): Promise<string> {
   const target = join(cacheDir, `rootfs-${await inputsHash()}`);
-  if (existsSync(target)) return target;
-  const scratch = join(cacheDir, `.rootfs-${process.pid}`);
-  const debian = join(scratch, "debian");
-  const root = join(scratch, "root");
-  try {
+  return await cached(target, async (scratch) => {
+    const debian = join(scratch, "debian");
+    const root = join(scratch, "root");
     await extractDebian(debian);
     await mkdir(root, { recursive: true });
     await makeSkeleton(root);
@@ -53,14 +51,8 @@ export async function buildRootfs(): Promise<string> {
     await linkBusybox(root);
     await writeCaBundle(root);
     await clampTimes(root);
-    await rename(root, target).catch((error: NodeJS.ErrnoException) => {
-      // Another build was faster; its result is the same.
-      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
-    });
-    return target;
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return root;
+  });
 }
 
 async function inputsHash(): Promise<string> {

@@ -3,10 +3,10 @@
  * at /usr/lib/capsule/guest.
  */
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
-import { copyFile, mkdir, readFile, rename, rm } from "node:fs/promises";
+import { copyFile, mkdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { copyProgram, writeArchive } from "../archive.ts";
+import { cached } from "../cached.ts";
 import { cacheDir, repositoryRoot } from "../paths.ts";
 import { buildRootfs } from "../rootfs.ts";
 import { fetchGuestKernel, unpackGuestKernel } from "./kernel.ts";
@@ -32,10 +32,8 @@ export async function buildGuest(): Promise<Guest> {
     hash.update(await readFile(join(import.meta.dirname, file)));
   const target = join(cacheDir, `guest-${hash.digest("hex").slice(0, 16)}`);
   const guest = { kernel: join(target, "vmlinux"), initramfs: join(target, "initramfs"), source: kernel.source };
-  if (existsSync(target)) return guest;
-  const scratch = join(cacheDir, `.guest-${process.pid}`);
-  const tree = join(scratch, "tree");
-  try {
+  await cached(target, async (scratch) => {
+    const tree = join(scratch, "tree");
     await mkdir(join(scratch, "made"), { recursive: true });
     for (const dir of ["dev", "proc", "sys", "run", "root", "tmp"]) await mkdir(join(tree, dir), { recursive: true });
     await copyProgram(rootfs, tree, "/usr/bin/crun");
@@ -43,14 +41,9 @@ export async function buildGuest(): Promise<Guest> {
     await unpackGuestKernel(kernel, join(scratch, "deb"), join(scratch, "made/vmlinux"), tree);
     // Not packed: unpacking it costs an emulated guest more than reading it.
     await writeArchive(tree, join(scratch, "made/initramfs"));
-    await rename(join(scratch, "made"), target).catch((error: NodeJS.ErrnoException) => {
-      // Another build was faster; its result is the same.
-      if (error.code !== "ENOTEMPTY" && error.code !== "EEXIST") throw error;
-    });
-    return guest;
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return join(scratch, "made");
+  });
+  return guest;
 }
 
 if (import.meta.main) console.log(await buildGuest());

@@ -6,8 +6,8 @@ import { execFileSync } from "node:child_process";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { zstdDecompressSync } from "node:zlib";
-import { downloadPackages, extractPackage } from "../apt.ts";
-import { cacheDir } from "../paths.ts";
+import { extractPackage } from "../apt.ts";
+import { fetchKernel, type KernelPackage } from "../kernel.ts";
 import { run } from "../run.ts";
 
 const metaPackage = process.arch === "arm64" ? "linux-image-cloud-arm64" : "linux-image-cloud-amd64";
@@ -32,28 +32,14 @@ const pvhNotes = [8, 4].map((size) => {
   return note;
 });
 
-export interface GuestKernel {
-  /** The Debian package and its version. */
-  readonly source: string;
-  readonly version: string;
-  /** The package's archive. */
-  readonly deb: string;
-}
-
-/** Finds the kernel that the suite has today, and ensures that its package is in the cache. */
-export async function fetchGuestKernel(): Promise<GuestKernel> {
-  const downloads = join(cacheDir, "kernel");
-  const [meta = ""] = await downloadPackages([metaPackage], downloads);
-  const name = /linux-image-[^ ,]+/.exec(await run(["dpkg-deb", "-f", meta, "Depends"]))?.[0];
-  if (name === undefined) throw new Error(`${meta} names no kernel`);
-  const [deb = ""] = await downloadPackages([name], downloads);
-  const source = `${name} ${(await run(["dpkg-deb", "-f", deb, "Version"])).trim()}`;
-  return { source, version: name.slice("linux-image-".length), deb };
+/** Finds the kernel that guests get today, and ensures that its package is in the cache. */
+export async function fetchGuestKernel(): Promise<KernelPackage> {
+  return await fetchKernel(metaPackage);
 }
 
 /** Writes the kernel to `target` and its modules to `tree`/lib/modules, with a list of them in the order of loading. */
 export async function unpackGuestKernel(
-  { deb, version }: GuestKernel,
+  { deb, version }: KernelPackage,
   scratch: string,
   target: string,
   tree: string,
@@ -87,7 +73,7 @@ export async function unpackGuestKernel(
  * The ELF file inside a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length). The last
  * four bytes of the payload are its unpacked size.
  */
-export function uncompressed(image: Buffer): Buffer {
+function uncompressed(image: Buffer): Buffer {
   if (image.toString("latin1", 0x202, 0x206) !== "HdrS") throw new Error("it is no bzImage");
   const start = ((image[0x1f1] || 4) + 1) * 512 + image.readUInt32LE(0x248);
   const payload = image.subarray(start, start + image.readUInt32LE(0x24c));

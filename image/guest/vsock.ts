@@ -2,10 +2,9 @@
  * vhost-device-vsock (rust-vmm's): the vsock of a QEMU machine whose other end is a Unix socket. Debian has no package of
  * it, so it is built from its crate, at the versions of the lock file that its authors have published with it.
  */
-import { existsSync } from "node:fs";
-import { mkdir, rename, rm } from "node:fs/promises";
 import { homedir } from "node:os";
 import { join } from "node:path";
+import { cached } from "../cached.ts";
 import { buildDir, cacheDir } from "../paths.ts";
 import { run } from "../run.ts";
 
@@ -15,10 +14,7 @@ export const vsockCrate = { name: "vhost-device-vsock", version: "0.3.0" } as co
 export async function buildVsock(): Promise<string> {
   const { name, version } = vsockCrate;
   const target = join(cacheDir, `${name}-${version}`);
-  if (existsSync(target)) return target;
-  const scratch = join(cacheDir, `.vsock-${process.pid}`);
-  try {
-    await mkdir(cacheDir, { recursive: true });
+  return await cached(target, async (scratch) => {
     const places = ["--root", join(scratch, "made"), "--target-dir", join(scratch, "target")];
     const cargoHome = process.env["CARGO_HOME"] ?? join(homedir(), ".cargo");
     await run(["cargo", "install", name, "--version", `=${version}`, "--locked", "--quiet", ...places], {
@@ -26,11 +22,8 @@ export async function buildVsock(): Promise<string> {
       // Where this machine keeps its crates must not be in the program: the same source gives the same bytes elsewhere.
       env: { CARGO_PROFILE_RELEASE_STRIP: "true", RUSTFLAGS: `--remap-path-prefix=${cargoHome}=/cargo` },
     });
-    await rename(join(scratch, "made/bin", name), target);
-    return target;
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
+    return join(scratch, "made/bin", name);
+  });
 }
 
 if (import.meta.main) console.log(await buildVsock());

@@ -11,10 +11,11 @@ import { GuestState } from "@capsule/api/gen/capsule/v1/guest_pb.js";
 import { FileType } from "@capsule/api/gen/capsule/v1/session_pb.js";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { run } from "../../image/run.ts";
+import type { Agent } from "../../packages/capsuled/src/runtime/microvm/agent.ts";
 import { configOf } from "./config.ts";
 import { Exec, exec } from "./exec.ts";
 import { LogReader, nanos } from "./logs.ts";
-import { type GuestConnection, GuestMachine, makeDisk, makeRootTree } from "./machine.ts";
+import { GuestMachine, makeDisk, makeRootTree } from "./machine.ts";
 
 const MiB = 1024 ** 2;
 const maxAgentBytes = 8 * MiB;
@@ -23,7 +24,7 @@ const payload = ["sh", "-c", "echo hello; echo oops >&2; trap 'exit 7' TERM; whi
 
 let dir: string;
 let machine: GuestMachine;
-let guest: GuestConnection;
+let guest: Agent;
 let known = 0n;
 
 before(async () => {
@@ -46,7 +47,7 @@ async function boot(name: string): Promise<void> {
   const disks = [join(dir, "root.raw"), join(dir, "volume.raw")];
   await run(["cp", "--sparse=always", join(dir, "base.raw"), join(dir, "root.raw")]);
   await makeDisk(join(dir, "volume.raw"), 64);
-  machine = await GuestMachine.start({ dir: join(dir, name), disks, kernelArgs: ["quiet"] });
+  machine = await GuestMachine.start({ dir: join(dir, name), disks });
   guest = await machine.dial();
   if (process.env["CAPSULE_GUEST_LOG"] === "1")
     console.log(`the agent answered after ${Math.round(performance.now() - machine.startedAt)} ms`);

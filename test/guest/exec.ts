@@ -6,7 +6,7 @@ import type {
   ExecInPayloadRequestSchema,
   ExecInPayloadStart,
 } from "@capsule/api/gen/capsule/v1/guest_pb.js";
-import type { GuestConnection } from "./machine.ts";
+import type { Agent } from "../../packages/capsuled/src/runtime/microvm/agent.ts";
 
 type Request = MessageInitShape<typeof ExecInPayloadRequestSchema>;
 export type Input = NonNullable<ExecInPayloadRequest["input"]>;
@@ -48,7 +48,7 @@ export class Exec {
   #wake: () => void = () => {};
   #isOver = false;
 
-  constructor({ client }: GuestConnection, args: readonly string[], options: ExecOptions = {}) {
+  constructor({ client }: Agent, args: readonly string[], options: ExecOptions = {}) {
     const size = options.tty;
     const start = {
       ociProcess: Buffer.from(JSON.stringify(processOf(args, size !== undefined))),
@@ -79,7 +79,7 @@ export class Exec {
     }
   }
 
-  async #run(client: GuestConnection["client"]): Promise<number> {
+  async #run(client: Agent["client"]): Promise<number> {
     try {
       for await (const { output } of client.execInPayload(this.#requests(), { signal: this.abort.signal })) {
         if (this.exitCode !== undefined) throw new Error("something came after the exit code");
@@ -110,7 +110,7 @@ export class Exec {
 }
 
 /** Runs a command to its end. */
-export async function exec(guest: GuestConnection, args: readonly string[], options?: ExecOptions): Promise<Exec> {
+export async function exec(guest: Agent, args: readonly string[], options?: ExecOptions): Promise<Exec> {
   const command = new Exec(guest, args, options);
   await command.done;
   return command;

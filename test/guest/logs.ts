@@ -2,7 +2,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import type { PayloadLogsRequestSchema } from "@capsule/api/gen/capsule/v1/guest_pb.js";
-import type { GuestConnection } from "./machine.ts";
+import type { Agent } from "../../packages/capsuled/src/runtime/microvm/agent.ts";
 
 type Request = MessageInitShape<typeof PayloadLogsRequestSchema>;
 
@@ -29,7 +29,7 @@ export class LogReader {
   #wake: () => void = () => {};
 
   /** Drops the stream as soon as it has `stopAfter` lines. */
-  constructor({ client }: GuestConnection, known: bigint, stopAfter = Number.POSITIVE_INFINITY) {
+  constructor({ client }: Agent, known: bigint, stopAfter = Number.POSITIVE_INFINITY) {
     this.#stopAfter = stopAfter;
     this.#last = known;
     this.#tell(known);
@@ -80,7 +80,7 @@ export class LogReader {
     this.#wake();
   }
 
-  async #read(client: GuestConnection["client"]): Promise<void> {
+  async #read(client: Agent["client"]): Promise<void> {
     try {
       for await (const answer of client.payloadLogs(this.#send(), { signal: this.#abort.signal })) {
         if (answer.end) {
