@@ -1,14 +1,11 @@
 //! One stream of the payload's log to the capsule, and what it acknowledges meanwhile.
 
 use crate::api::{PayloadLogsRequest, PayloadLogsResponse};
-use crate::logs::Next;
-use crate::payload::{Payload, time_of};
-use prost_types::Timestamp;
+use crate::logs::{Next, time_of, timestamp_of};
+use crate::payload::Payload;
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 use tonic::{Status, Streaming};
-
-const NANOS: u64 = 1_000_000_000;
 
 /// Lines as they come, and what is acknowledged meanwhile.
 pub async fn send_logs(
@@ -41,7 +38,7 @@ pub async fn send_logs(
                     after = last;
                     PayloadLogsResponse {
                         lines: lines.into(),
-                        last: Some(timestamp(last)),
+                        last: Some(timestamp_of(last)),
                         end: false,
                     }
                 }
@@ -67,12 +64,5 @@ pub async fn send_logs(
         () = sent => {}
         () = acknowledged => {}
         () = sender.closed() => {}
-    }
-}
-
-fn timestamp(nanos: u64) -> Timestamp {
-    Timestamp {
-        seconds: i64::try_from(nanos / NANOS).unwrap_or(i64::MAX),
-        nanos: i32::try_from(nanos % NANOS).unwrap_or(0),
     }
 }

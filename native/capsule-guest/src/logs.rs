@@ -3,7 +3,7 @@
 //! much is kept, reading stops, and with it the payload's writes.
 
 use crate::streams::Pipe;
-use capsule_payload::cri::{MAX_LINE_BYTES, Stream};
+use capsule_payload::cri::{MAX_LINE_BYTES, Stream, append_line};
 use capsule_payload::lines::{Ending, LineSplitter};
 use capsule_payload::time::Timestamp;
 use std::collections::VecDeque;
@@ -93,7 +93,8 @@ impl Logs {
         let mut state = self.lock();
         let now = nanos(Timestamp::now());
         let time = now.max(state.last + 1);
-        let line = line_of(time, stream, text, ending);
+        let mut line = Vec::with_capacity(LINE_OVERHEAD + text.len());
+        append_line(&mut line, stamp(time), stream, ending, text);
         state.last = time;
         state.bytes += line.len();
         state.lines.push_back((time, line));
@@ -180,24 +181,29 @@ impl Logs {
     }
 }
 
-fn line_of(time: Time, stream: Stream, text: &[u8], ending: Ending) -> Vec<u8> {
-    let stamp = Timestamp {
-        seconds: time / NANOS,
-        nanoseconds: u32::try_from(time % NANOS).unwrap_or(0),
-    };
-    let tag: &[u8] = match stream {
-        Stream::Stdout => b" stdout ",
-        Stream::Stderr => b" stderr ",
-    };
-    let ending: &[u8] = match ending {
-        Ending::Full => b"F ",
-        Ending::Partial => b"P ",
-    };
-    [&stamp.rfc3339(), tag, ending, text, b"\n"].concat()
-}
-
 fn nanos(time: Timestamp) -> Time {
     time.seconds * NANOS + u64::from(time.nanoseconds)
+}
+
+fn stamp(time: Time) -> Timestamp {
+    Timestamp {
+        seconds: time / NANOS,
+        nanoseconds: u32::try_from(time % NANOS).unwrap_or(0),
+    }
+}
+
+/// From a message of the interface; what lies before 1970 is 0.
+pub fn time_of(time: &prost_types::Timestamp) -> Time {
+    let seconds = u64::try_from(time.seconds).unwrap_or(0);
+    seconds.saturating_mul(NANOS) + u64::try_from(time.nanos).unwrap_or(0)
+}
+
+/// For a message of the interface.
+pub fn timestamp_of(time: Time) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(time / NANOS).unwrap_or(i64::MAX),
+        nanos: i32::try_from(time % NANOS).unwrap_or(0),
+    }
 }
 
 #[cfg(test)]

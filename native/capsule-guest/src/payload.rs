@@ -1,7 +1,7 @@
 //! The payload: one OCI container, started once. Its state is watched by whoever asks.
 
 use crate::api::{GuestState, StartPayloadRequest, WatchStateResponse};
-use crate::logs::{Logs, Time};
+use crate::logs::{Logs, time_of};
 use crate::reaper::Reaper;
 use crate::streams::Pipe;
 use crate::tool::{self, reason};
@@ -192,11 +192,6 @@ pub fn set_time(now: &Timestamp) -> Result<(), Status> {
     let time = TimeSpec::new(now.seconds, i64::from(now.nanos));
     clock_settime(ClockId::CLOCK_REALTIME, time)
         .map_err(|errno| Status::internal(format!("setting the clock: {errno}")))
-}
-
-pub fn time_of(time: &Timestamp) -> Time {
-    let seconds = u64::try_from(time.seconds).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000) + u64::try_from(time.nanos).unwrap_or(0)
 }
 
 fn ready_guest(request: &StartPayloadRequest) -> Result<(), Status> {

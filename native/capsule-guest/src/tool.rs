@@ -7,7 +7,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 /// More than a tool says in words for people.
-const MAX_WORDS: u64 = 16 * 1024;
+pub const MAX_WORDS: u64 = 16 * 1024;
 
 pub struct Done {
     pub code: i32,

@@ -94,7 +94,8 @@ impl Batch {
     }
 }
 
-fn append_line(out: &mut Vec<u8>, now: Timestamp, stream: Stream, ending: Ending, text: &[u8]) {
+/// Appends one line in that form.
+pub fn append_line(out: &mut Vec<u8>, now: Timestamp, stream: Stream, ending: Ending, text: &[u8]) {
     out.extend_from_slice(&now.rfc3339());
     out.extend_from_slice(stream.tag());
     out.extend_from_slice(match ending {

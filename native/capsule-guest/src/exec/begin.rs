@@ -3,7 +3,7 @@
 use crate::api::ExecInPayloadStart;
 use crate::payload::Payload;
 use crate::streams::Pipe;
-use crate::tool::{self, reason, words_of};
+use crate::tool::{self, MAX_WORDS, reason, words_of};
 use crate::{disks, oci, terminal, users};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -16,8 +16,6 @@ use tokio::net::UnixListener;
 use tonic::Status;
 
 const DIR: &str = "/run/exec";
-/// More than the runtime says in words for people.
-const MAX_WORDS: usize = 16 * 1024;
 
 /// What of a command's standard streams is on this side.
 pub struct Ends {
@@ -155,7 +153,7 @@ async fn terminal_words(master: OwnedFd) -> String {
     let mut buffer = vec![0; 1024];
     let mut words = Vec::new();
     if let Ok(mut pipe) = Pipe::new(master) {
-        while words.len() < MAX_WORDS {
+        while (words.len() as u64) < MAX_WORDS {
             let Ok(count @ 1..) = pipe.read(&mut buffer).await else {
                 break;
             };
