@@ -36,7 +36,8 @@ async function send(chunks: AsyncIterable<Uint8Array>, pipe: Writable): Promise<
   pipe.end();
 }
 
-async function drained(pipe: Writable): Promise<void> {
+/** Resolves when a pipe takes more, or is closed. */
+export async function drained(pipe: Writable): Promise<void> {
   await new Promise<void>((resolve) => {
     const settle = (): void => {
       pipe.off("drain", settle).off("close", settle);

@@ -24,6 +24,11 @@ export interface Subnets {
   readonly gateway6: string;
 }
 
+/** The prefix length of a subnet with its slash, such as "/20". */
+export function prefixOf(cidr: string): string {
+  return cidr.slice(cidr.indexOf("/"));
+}
+
 export interface Addresses {
   /** To be stored, and given to the next `allocate` as `after`. */
   readonly index: number;

@@ -1,7 +1,7 @@
 /** ip(8): the bridge of the workloads and their links. */
 
 import { runTool, ToolError } from "../tool.ts";
-import { type Addresses, macOf, type Subnets } from "./allocator.ts";
+import { type Addresses, macOf, prefixOf, type Subnets } from "./allocator.ts";
 import { checkedInterface, linkName } from "./names.ts";
 
 /** The workload's side of its link. */
@@ -22,8 +22,8 @@ export async function ensureBridge(bridge: string, subnets: Subnets, prefix: rea
   // it solicits no neighbour for packets that it forwards (ndisc_send_ns), and calls from outside wait.
   const dad = [`net.ipv6.conf.${name}.accept_dad=0`, `net.ipv6.conf.${name}.dad_transmits=0`];
   await setSysctls(dad, prefix);
-  const bits4 = subnets.cidr4.slice(subnets.cidr4.indexOf("/"));
-  const bits6 = subnets.cidr6.slice(subnets.cidr6.indexOf("/"));
+  const bits4 = prefixOf(subnets.cidr4);
+  const bits6 = prefixOf(subnets.cidr6);
   const lines = [
     // The address of a bridge without a fixed one changes with its ports, and every neighbour table would be wrong.
     `link set ${name} address ${macOf(subnets.gateway4)} up`,
@@ -78,8 +78,8 @@ export async function linkWorkload(
     await unlinkWorkload(link.uid, prefix);
     await runTool([...prefix, "ip", "-batch", "-"], outside);
   }
-  const bits4 = subnets.cidr4.slice(subnets.cidr4.indexOf("/"));
-  const bits6 = subnets.cidr6.slice(subnets.cidr6.indexOf("/"));
+  const bits4 = prefixOf(subnets.cidr4);
+  const bits6 = prefixOf(subnets.cidr6);
   const inside = [
     "link set lo up",
     `link set ${WORKLOAD_INTERFACE} up`,

@@ -11,7 +11,7 @@ import type { TapLink } from "../runtime/driver.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import { ToolError } from "../tool.ts";
-import { type Addresses, allocate, chooseSubnets, macOf, type Subnets } from "./allocator.ts";
+import { type Addresses, allocate, chooseSubnets, macOf, prefixOf, type Subnets } from "./allocator.ts";
 import { DOMAIN, writeHosts } from "./dns.ts";
 import { compile, type LinkedWorkload, type NetworkState } from "./firewall.ts";
 import { connectTap, ensureBridge, linkWorkload, unlinkWorkload } from "./ip.ts";
@@ -112,11 +112,10 @@ export class Network {
   tapOf(uid: string): TapLink {
     const { ipv4, ipv6 } = this.addressesOf(uid);
     const { cidr4, cidr6, gateway4, gateway6 } = this.#known();
-    const bits = (cidr: string): string => cidr.slice(cidr.indexOf("/"));
     return {
       name: linkName(uid),
       mac: macOf(ipv4),
-      addresses: { ipv4: `${ipv4}${bits(cidr4)}`, gateway4, ipv6: `${ipv6}${bits(cidr6)}`, gateway6 },
+      addresses: { ipv4: `${ipv4}${prefixOf(cidr4)}`, gateway4, ipv6: `${ipv6}${prefixOf(cidr6)}`, gateway6 },
       connect: () => this.#logged(connectTap(uid, BRIDGE)),
     };
   }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { RuntimeStats } from "../driver.ts";
 import { cgroupPath } from "./spec.ts";
 
-const mountPoint = "/sys/fs/cgroup";
+export const mountPoint = "/sys/fs/cgroup";
 /** The kernel writes about 2^63 for "no limit" in version 1. */
 const unlimited1 = 2n ** 62n;
 
@@ -80,7 +80,7 @@ async function readNetwork(pid: number): Promise<{ networkReceiveBytes: bigint; 
   return { networkReceiveBytes, networkTransmitBytes };
 }
 
-function isVersion2(): boolean {
+export function isVersion2(): boolean {
   return existsSync(join(mountPoint, "cgroup.controllers"));
 }
 

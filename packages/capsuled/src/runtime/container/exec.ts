@@ -12,9 +12,8 @@ import { PassThrough, type Readable } from "node:stream";
 import { promisify } from "node:util";
 import { CapsuleError } from "../../errors.ts";
 import type { ExecOptions, ExecSession, TerminalSize } from "../driver.ts";
-import { capabilitiesOf } from "./capabilities.ts";
 import { type Containerd, jsonAny, orUndefined, runtimeWords, translated } from "./client.ts";
-import { environment, PROCESS_TYPE, processOf, type User } from "./spec.ts";
+import { execProcessOf, PROCESS_TYPE, type User } from "./spec.ts";
 
 const run = promisify(execFile);
 export const execDir = "/run/capsule/exec";
@@ -72,28 +71,10 @@ export async function startExec(
   }
 }
 
-function processFor(spec: BaseSpec, options: ExecOptions, user: User | undefined): Record<string, unknown> {
-  const { process } = spec;
-  const base = process.user;
-  const who: User = user ?? { ...base, additionalGids: base.additionalGids ?? [], home: "/" };
-  const capabilities = options.privileged
-    ? capabilitiesOf({ addCapabilities: [], dropCapabilities: [], privileged: true })
-    : process.capabilities.bounding;
-  // What the container has already names its home; another user has another.
-  const inherited = user === undefined ? process.env : process.env.filter((entry) => !entry.startsWith("HOME="));
-  const own = new Map(options.env);
-  if (options.tty && !own.has("TERM")) own.set("TERM", "xterm-256color");
-  return processOf(
-    {
-      args: options.command,
-      env: environment(inherited, own, who),
-      cwd: options.workingDir ?? process.cwd,
-      tty: options.tty,
-      size: options.size,
-    },
-    who,
-    capabilities,
-  );
+function processFor({ process }: BaseSpec, options: ExecOptions, user: User | undefined): Record<string, unknown> {
+  const { env, cwd, capabilities } = process;
+  const own = { ...process.user, additionalGids: process.user.additionalGids ?? [], home: "/" };
+  return execProcessOf({ env, cwd, capabilities: capabilities.bounding }, options, user ?? own);
 }
 
 interface Pipes {

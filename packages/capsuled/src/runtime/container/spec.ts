@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { CapsuleError } from "../../errors.ts";
+import type { ExecOptions } from "../driver.ts";
 import type { Instance } from "../instance.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import type { ImageConfig } from "./image-config.ts";
@@ -17,7 +18,7 @@ export interface User {
   readonly uid: number;
   readonly gid: number;
   readonly additionalGids: readonly number[];
-  /** Home directory, or "/" when unknown. */
+  /** Home directory, "/" when unknown; "" when somebody else finds it out. */
   readonly home: string;
 }
 
@@ -129,11 +130,40 @@ export function processOf(
   };
 }
 
+/** What a command in a running instance inherits. */
+export interface ExecBase {
+  readonly env: readonly string[];
+  readonly cwd: string;
+  readonly capabilities: readonly string[];
+}
+
+/** The process of a command in a running instance. */
+export function execProcessOf(base: ExecBase, options: ExecOptions, user: User): Json {
+  const capabilities = options.privileged
+    ? capabilitiesOf({ addCapabilities: [], dropCapabilities: [], privileged: true })
+    : base.capabilities;
+  // What the instance has already names its home; another user has another.
+  const inherited = options.user === undefined ? base.env : base.env.filter((entry) => !entry.startsWith("HOME="));
+  const own = new Map(options.env);
+  if (options.tty && !own.has("TERM")) own.set("TERM", "xterm-256color");
+  return processOf(
+    {
+      args: options.command,
+      env: environment(inherited, own, user),
+      cwd: options.workingDir ?? base.cwd,
+      tty: options.tty,
+      size: options.size,
+    },
+    user,
+    capabilities,
+  );
+}
+
 /** The image's variables, then the instance's above them; PATH and HOME when neither has them. */
 export function environment(image: readonly string[], own: ReadonlyMap<string, string>, user: User): string[] {
   const all = new Map<string, string>([
     ["PATH", defaultPath],
-    ["HOME", user.home],
+    ...(user.home === "" ? [] : [["HOME", user.home] as const]),
   ]);
   for (const entry of image) {
     const at = entry.indexOf("=");

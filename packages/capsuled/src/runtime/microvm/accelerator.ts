@@ -6,9 +6,9 @@ import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
 import type { Logger } from "pino";
 import type { Accelerator } from "./backends/backend.ts";
+import { firmware, programs } from "./backends/qemu.ts";
 
 const deadlineMs = 8_000;
-const program = "/usr/bin/qemu-system-x86_64-microvm";
 
 export class AcceleratorProbe {
   readonly #kernel: string;
@@ -34,11 +34,11 @@ export class AcceleratorProbe {
 
 async function bootsWithKvm(kernel: string): Promise<boolean> {
   const machine = ["-M", "microvm", "-accel", "kvm", "-cpu", "host", "-m", "128", "-nodefaults", "-no-user-config"];
-  const paths = ["-bios", "/usr/share/qemu/qboot.rom"];
+  const paths = ["-bios", firmware];
   const speaking = ["-display", "none", "-serial", "stdio", "-no-reboot"];
   // It has no root filesystem: how far it gets is all that matters.
   const boot = ["-kernel", kernel, "-append", "console=ttyS0 reboot=t panic=-1"];
-  const child = spawn(program, [...machine, ...paths, ...speaking, ...boot], {
+  const child = spawn(programs.kvm, [...machine, ...paths, ...speaking, ...boot], {
     stdio: ["ignore", "pipe", "ignore"],
     timeout: deadlineMs,
     killSignal: "SIGKILL",

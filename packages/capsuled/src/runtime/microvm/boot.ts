@@ -46,7 +46,6 @@ export async function bootMachine(options: BootOptions): Promise<Agent> {
     signal.throwIfAborted();
     await startProgram(program, options, cgroups);
   }
-  await backend.boot(config, paths);
   return await untilAgent(options);
 }
 

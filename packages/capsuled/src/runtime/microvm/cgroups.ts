@@ -3,9 +3,9 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isVersion2, mountPoint } from "../container/cgroups.ts";
 import { cgroupPath } from "../container/spec.ts";
 
-const mountPoint = "/sys/fs/cgroup";
 const periodUs = 100_000;
 
 export interface GroupLimits {
@@ -18,7 +18,7 @@ export interface GroupLimits {
 /** Makes the groups and sets their limits; returns their directories, one for each hierarchy. */
 export async function makeGroups(uid: string, { cpuMillis, memoryBytes, pids }: GroupLimits): Promise<string[]> {
   const quota = Math.floor((cpuMillis * periodUs) / 1_000);
-  if (isUnified()) {
+  if (isVersion2()) {
     const parent = join(mountPoint, "workloads");
     await mkdir(parent, { recursive: true });
     for (const group of [mountPoint, parent])
@@ -34,10 +34,10 @@ export async function makeGroups(uid: string, { cpuMillis, memoryBytes, pids }: 
   const groups: string[] = [];
   for (const controller of await readdir(mountPoint)) {
     if (!existsSync(join(mountPoint, controller, "cgroup.procs"))) continue;
-    const group = join(mountPoint, controller, cgroupPath(uid));
-    await mkdir(group, { recursive: true });
     // A new cpuset takes no process until it is filled.
     if (controller.includes("cpuset")) continue;
+    const group = join(mountPoint, controller, cgroupPath(uid));
+    await mkdir(group, { recursive: true });
     if (controller === "memory") await set(group, "memory.limit_in_bytes", String(memoryBytes));
     if (controller.split(",").includes("cpu"))
       await set(group, "cpu.cfs_quota_us", cpuMillis === 0 ? "-1" : `${quota}`);
@@ -49,23 +49,12 @@ export async function makeGroups(uid: string, { cpuMillis, memoryBytes, pids }: 
 
 /** Removes the groups, which no process may be in any more. */
 export async function removeGroups(uid: string): Promise<void> {
-  const places = isUnified() ? [mountPoint] : (await readdir(mountPoint)).map((name) => join(mountPoint, name));
+  const places = isVersion2() ? [mountPoint] : (await readdir(mountPoint)).map((name) => join(mountPoint, name));
   for (const place of places) {
     const group = join(place, cgroupPath(uid));
     // The kernel takes a moment to let go of processes that were killed.
-    for (let i = 0; i < 50 && existsSync(group); i++)
-      if (
-        !(await rmdir(group).then(
-          () => true,
-          () => false,
-        ))
-      )
-        await sleep(20);
+    for (let i = 0; i < 50 && existsSync(group); i++) await rmdir(group).catch(() => sleep(20));
   }
-}
-
-function isUnified(): boolean {
-  return existsSync(join(mountPoint, "cgroup.controllers"));
 }
 
 /** A controller may be missing on the host of a capsule in a namespace. */

@@ -36,21 +36,30 @@ import { copyIntoGuest, copyOutOfGuest, statGuestPath } from "./copy.ts";
 import { translated } from "./errors.ts";
 import { startGuestExec } from "./exec.ts";
 import { whileFrozen } from "./freeze.ts";
-import { jailedPid } from "./jail.ts";
+import { jailedPid, killJailed } from "./jail.ts";
 import { guestDir, runPaths, vmsDir } from "./layout.ts";
 import { PayloadLog } from "./log-file.ts";
 import { Machine, readEnd, readStarted, writeStarted } from "./machine.ts";
 import { type MachineRecord, MachineRecords } from "./record.ts";
 import type { RootDisks } from "./root-disks.ts";
-import { guestSpecOf } from "./spec.ts";
+import { guestSpecOf, lookedUpInside } from "./spec.ts";
 
 export interface MicroVmDriverOptions {
-  readonly backends: Readonly<Record<BackendName, MicroVmBackend>>;
+  /** Those that this image has. */
+  readonly backends: Readonly<Partial<Record<BackendName, MicroVmBackend>>>;
   readonly configs: ImageConfigs;
   readonly roots: RootDisks;
   readonly accelerator: AcceleratorProbe;
   readonly workloadsDir: string;
   readonly log: Logger;
+}
+
+/** What a payload is started by, beside its instance. */
+interface PayloadStart {
+  readonly machine: MachineOptions;
+  readonly link: InstanceLink;
+  readonly spec: Uint8Array<ArrayBuffer>;
+  readonly imageUser: string;
 }
 
 /** StartPayload: mounting, looking up, and the OCI runtime's own work, emulated; in milliseconds. */
@@ -139,9 +148,7 @@ export class MicroVmDriver implements RuntimeDriver {
     const record = await this.#running(uid);
     const config = await this.#options.configs.get(record.imageDigest);
     const base = {
-      env: environment(config.env, new Map(record.env), { uid: 0, gid: 0, additionalGids: [], home: "" }).filter(
-        (entry) => entry !== "HOME=",
-      ),
+      env: environment(config.env, new Map(record.env), lookedUpInside),
       cwd: record.workingDir ?? (config.workingDir === "" ? "/" : config.workingDir),
       capabilities: capabilitiesOf({ addCapabilities: [], dropCapabilities: [], privileged: false }),
     };
@@ -198,9 +205,7 @@ export class MicroVmDriver implements RuntimeDriver {
     const { uid, image } = instance;
     const { configs, roots, accelerator } = this.#options;
     const paths = runPaths(uid);
-    const backend = this.#options.backends[machine.backend];
-    const missing = backend.unavailable();
-    if (missing !== undefined) throw new CapsuleError("precondition", `${missing}`, { reason: "NO_BACKEND" });
+    const backend = this.#backend(machine.backend);
     const imageConfig = await configs.get(image.digest, signal);
     const spec = guestSpecOf(instance, imageConfig);
     await this.#records.put(recordOf(instance, machine, imageConfig.stopSignal));
@@ -223,7 +228,10 @@ export class MicroVmDriver implements RuntimeDriver {
     const connect = async (): Promise<void> => await link.tap?.connect();
     const agent = await bootMachine({ backend, config, paths, cpuMillis: instance.limits.cpuMillis, connect, signal });
     try {
-      await writeStarted(paths, await this.#startPayload(agent, instance, machine, link, spec, signal));
+      await writeStarted(
+        paths,
+        await this.#startPayload(agent, instance, { machine, link, spec, imageUser: imageConfig.user }, signal),
+      );
     } catch (error) {
       agent.close();
       throw translated(error, "The payload could not be started");
@@ -234,15 +242,12 @@ export class MicroVmDriver implements RuntimeDriver {
   async #startPayload(
     { client }: Agent,
     instance: Instance,
-    machine: MachineOptions,
-    link: InstanceLink,
-    ociConfig: Uint8Array,
+    { machine, link, spec, imageUser }: PayloadStart,
     signal: AbortSignal,
   ): Promise<Date> {
     const log = await PayloadLog.open(instance.logs);
     await log.close();
     const files = await Promise.all([...instance.files.values()].map((path) => readFile(path)));
-    const image = await this.#options.configs.get(instance.image.digest);
     const { startedAt } = await client.startPayload(
       {
         now: timestampFromDate(new Date()),
@@ -253,8 +258,8 @@ export class MicroVmDriver implements RuntimeDriver {
           ...machine.volumes.map(({ readOnly, subPaths }) => ({ readOnly, subPaths: [...subPaths] })),
         ],
         files,
-        user: instance.user ?? image.user,
-        ociConfig: ociConfig as Uint8Array<ArrayBuffer>,
+        user: instance.user ?? imageUser,
+        ociConfig: spec,
         ...(log.last === undefined ? {} : { logAfter: log.last }),
       },
       { signal, timeoutMs: startPayloadMs },
@@ -276,11 +281,9 @@ export class MicroVmDriver implements RuntimeDriver {
   }
 
   async #attach(uid: string, logs: MachineRecord["logs"], agent: Agent | undefined): Promise<void> {
-    const pid = await this.#pidOf(uid);
     const machine = new Machine({
       uid,
       paths: runPaths(uid),
-      pid: pid ?? 0,
       logs,
       log: this.#options.log,
       onChange: () => this.#changes.emit("change", uid),
@@ -297,10 +300,7 @@ export class MicroVmDriver implements RuntimeDriver {
     const paths = runPaths(uid);
     this.#machines.get(uid)?.detach();
     this.#machines.delete(uid);
-    for (const name of [monitor, "vsock"]) {
-      const pid = await jailedPid(paths.dir, name);
-      if (pid !== undefined) process.kill(pid, "SIGKILL");
-    }
+    await killJailed(paths.dir);
     await removeGroups(uid);
     await rm(paths.dir, { recursive: true, force: true });
   }
@@ -335,6 +335,14 @@ export class MicroVmDriver implements RuntimeDriver {
     };
   }
 
+  #backend(name: BackendName): MicroVmBackend {
+    const backend = this.#options.backends[name];
+    if (backend === undefined) throw noBackend("Firecracker is not in this image");
+    const missing = backend.unavailable();
+    if (missing !== undefined) throw noBackend(missing);
+    return backend;
+  }
+
   async #pidOf(uid: string): Promise<number | undefined> {
     return await jailedPid(runPaths(uid).dir, monitor);
   }
@@ -352,6 +360,10 @@ export class MicroVmDriver implements RuntimeDriver {
       throw new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
     return machine.agent;
   }
+}
+
+function noBackend(why: string): CapsuleError {
+  return new CapsuleError("precondition", why, { reason: "NO_BACKEND" });
 }
 
 function recordOf(instance: Instance, machine: MachineOptions, stopSignal: string | undefined): MachineRecord {

@@ -3,19 +3,13 @@ import { PassThrough } from "node:stream";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { ExecInPayloadRequest } from "@capsule/api/guest.ts";
 import { ExecInPayloadRequestSchema } from "@capsule/api/guest.ts";
+import { drained } from "@capsule/api/write-all.ts";
 import { CapsuleError } from "../../errors.ts";
-import { capabilitiesOf } from "../container/capabilities.ts";
-import { environment, processOf } from "../container/spec.ts";
+import { type ExecBase, execProcessOf } from "../container/spec.ts";
 import type { ExecOptions, ExecSession, TerminalSize } from "../driver.ts";
 import type { Agent } from "./agent.ts";
 import { translated } from "./errors.ts";
-
-/** What a command inherits of the payload. */
-export interface ExecBase {
-  readonly env: readonly string[];
-  readonly cwd: string;
-  readonly capabilities: readonly string[];
-}
+import { lookedUpInside } from "./spec.ts";
 
 /** Starts it; resolves when it runs. Throws `precondition` in the words of the OCI runtime. */
 export async function startGuestExec(agent: Agent, base: ExecBase, options: ExecOptions): Promise<ExecSession> {
@@ -39,7 +33,7 @@ class GuestExec implements ExecSession {
       case: "start",
       value: {
         $typeName: "capsule.v1.ExecInPayloadStart",
-        ociProcess: processFor(base, options),
+        ociProcess: new TextEncoder().encode(JSON.stringify(execProcessOf(base, options, lookedUpInside))),
         user: options.user ?? "",
         stdin: options.stdin,
         ...(options.size === undefined ? {} : { size: { $typeName: "capsule.v1.TerminalSize", ...options.size } }),
@@ -89,8 +83,10 @@ class GuestExec implements ExecSession {
   async #read(responses: ReturnType<Agent["client"]["execInPayload"]>, isStarted: () => void): Promise<number> {
     for await (const { output } of responses) {
       if (output.case === "started") isStarted();
-      else if (output.case === "stdout" || output.case === "stderr") await written(this[output.case], output.value);
-      else if (output.case === "exitCode") {
+      else if (output.case === "stdout" || output.case === "stderr") {
+        const stream = this[output.case];
+        if (!stream.destroyed && !stream.write(output.value)) await drained(stream);
+      } else if (output.case === "exitCode") {
         this.#inputs.end();
         this.stdout.end();
         this.stderr.end();
@@ -135,39 +131,4 @@ class Inputs implements AsyncIterable<MessageInitShape<typeof ExecInPayloadReque
       });
     }
   }
-}
-
-function processFor(base: ExecBase, options: ExecOptions): Uint8Array<ArrayBuffer> {
-  const capabilities = options.privileged
-    ? capabilitiesOf({ addCapabilities: [], dropCapabilities: [], privileged: true })
-    : base.capabilities;
-  const own = new Map(options.env);
-  if (options.tty && !own.has("TERM")) own.set("TERM", "xterm-256color");
-  const nobody = { uid: 0, gid: 0, additionalGids: [], home: "" };
-  const inherited = options.user === undefined ? base.env : base.env.filter((entry) => !entry.startsWith("HOME="));
-  const process = processOf(
-    {
-      args: options.command,
-      env: environment(inherited, own, nobody).filter((entry) => entry !== "HOME="),
-      cwd: options.workingDir ?? base.cwd,
-      tty: options.tty,
-      size: options.size,
-    },
-    nobody,
-    capabilities,
-  );
-  return new TextEncoder().encode(JSON.stringify(process));
-}
-
-async function written(stream: PassThrough, data: Uint8Array): Promise<void> {
-  if (stream.destroyed || stream.write(data)) return;
-  await new Promise<void>((resolve) => {
-    const settle = (): void => {
-      stream.off("drain", settle);
-      stream.off("close", settle);
-      resolve();
-    };
-    stream.once("drain", settle);
-    stream.once("close", settle);
-  });
 }

@@ -17,17 +17,11 @@ export async function whileFrozen<T>({ client }: Agent, volume: number, work: ()
     });
     if (first.done === true) throw notAtRest();
     let isFrozen = true;
-    const thawed = answers.next().then(
-      () => {
-        isFrozen = false;
-      },
-      () => {
-        isFrozen = false;
-      },
-    );
+    const ended = (): void => {
+      isFrozen = false;
+    };
+    answers.next().then(ended, ended);
     const result = await work();
-    // What ended meanwhile is known by now.
-    await Promise.race([thawed, Promise.resolve()]);
     if (!isFrozen) throw notAtRest();
     return result;
   } finally {

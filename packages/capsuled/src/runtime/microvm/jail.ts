@@ -1,9 +1,10 @@
 /** `capsule-init jail` (native/README.md, "Jails"): a program that outlives capsuled and can do nothing but its work. */
 import { spawn } from "node:child_process";
-import { readFile, rm, writeFile } from "node:fs/promises";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { CapsuleError } from "../../errors.ts";
+import { statOf } from "../container/process.ts";
 
 export interface JailOptions {
   /** Of the files beside it: NAME.json, NAME.pid, NAME.exit. */
@@ -82,10 +83,17 @@ export async function startJailed(options: JailOptions, prepare: () => Promise<v
 export async function jailedPid(dir: string, name: string): Promise<number | undefined> {
   const [pid = "", startTime = ""] = (await readOrEmpty(join(dir, `${name}.pid`))).trim().split(" ");
   if (pid === "") return undefined;
-  const stat = await readOrEmpty(`/proc/${pid}/stat`);
-  // The name in parentheses may hold anything; state is the first field after it, the start time the 20th.
-  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-  return fields[19] === startTime && fields[0] !== "Z" ? Number(pid) : undefined;
+  const seen = await statOf(Number(pid));
+  return seen?.startTicks === startTime && seen.state !== "Z" ? Number(pid) : undefined;
+}
+
+/** Ends every jailed program that was started in a directory, by force. */
+export async function killJailed(dir: string): Promise<void> {
+  for (const file of await readdir(dir).catch(() => [])) {
+    if (!file.endsWith(".pid")) continue;
+    const pid = await jailedPid(dir, file.slice(0, -".pid".length));
+    if (pid !== undefined) process.kill(pid, "SIGKILL");
+  }
 }
 
 /** Undefined while it runs, and when nobody is left who could have noted it. */

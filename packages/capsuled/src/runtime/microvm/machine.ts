@@ -15,15 +15,13 @@ import { type Agent, dialAgent } from "./agent.ts";
 import { monitor } from "./backends/backend.ts";
 import { consoleTail } from "./boot.ts";
 import { removeGroups } from "./cgroups.ts";
-import { jailedEnd, jailedPid } from "./jail.ts";
+import { jailedEnd, jailedPid, killJailed } from "./jail.ts";
 import type { RunPaths } from "./layout.ts";
 import { type LogLimits, PayloadLog } from "./log-file.ts";
 
 export interface MachineOptions {
   readonly uid: string;
   readonly paths: RunPaths;
-  /** The monitor's. */
-  readonly pid: number;
   readonly logs: LogLimits;
   readonly log: Logger;
   /** Something that `observe` tells has changed. */
@@ -107,13 +105,6 @@ export class Machine {
     await this.gone;
   }
 
-  /** Ends it by force. */
-  async kill(): Promise<void> {
-    await this.#killPrograms();
-    await this.#look();
-    await this.gone;
-  }
-
   /** The connection to the agent, kept up: its state and its log. */
   async #follow(): Promise<void> {
     const { paths, log, uid } = this.#options;
@@ -174,7 +165,8 @@ export class Machine {
           await Promise.race([this.#logDone, sleep(endMs, undefined, { ref: false })]);
         await this.#powerOff(agent);
       }
-      await this.#killPrograms();
+      await killJailed(this.#options.paths.dir);
+      await this.#untilEnded(endMs);
       await this.#look();
     })().catch((error: unknown) =>
       this.#options.log.error({ err: error, uid: this.#options.uid }, "ending a microVM failed"),
@@ -193,15 +185,6 @@ export class Machine {
     }
   }
 
-  async #killPrograms(): Promise<void> {
-    const { paths } = this.#options;
-    for (const name of [monitor, "vsock"]) {
-      const pid = await jailedPid(paths.dir, name);
-      if (pid !== undefined) process.kill(pid, "SIGKILL");
-    }
-    await this.#untilEnded(endMs);
-  }
-
   async #untilEnded(timeoutMs: number): Promise<void> {
     const deadline = Date.now() + timeoutMs;
     while ((await jailedPid(this.#options.paths.dir, monitor)) !== undefined && Date.now() < deadline) await sleep(10);
@@ -210,13 +193,12 @@ export class Machine {
   /** Whether the monitor is gone: then its end is noted, once. */
   async #look(): Promise<void> {
     const { paths, uid, onChange, log } = this.#options;
-    if (this.#stopping.signal.aborted || (await jailedPid(paths.dir, monitor)) !== undefined) return;
-    if (this.#stopping.signal.aborted) return;
+    if ((await jailedPid(paths.dir, monitor)) !== undefined || this.#stopping.signal.aborted) return;
     this.detach();
     const end = await jailedEnd(paths.dir, monitor);
     await this.#noteEnd(await unexpectedEnd(end, paths.serial));
-    const vsock = await jailedPid(paths.dir, "vsock");
-    if (vsock !== undefined) process.kill(vsock, "SIGKILL");
+    // What belongs to the monitor, and ends less surely.
+    await killJailed(paths.dir);
     await removeGroups(uid);
     log.debug({ uid, end }, "a microVM has ended");
     this.#isGone();

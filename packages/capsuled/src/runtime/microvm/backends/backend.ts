@@ -1,6 +1,5 @@
 /**
- * The interface of a virtual machine monitor. It knows how its program is started and spoken to; nothing of images, agents
- * or workloads. The program runs in a jail (jail.ts), which starts and outlives capsuled; what a backend knows of a running
+ * The interface of a virtual machine monitor. It knows how its programs are started; nothing of images, agents or workloads. The program runs in a jail (jail.ts), which starts and outlives capsuled; what a backend knows of a running
  * machine it finds again by the machine's paths.
  */
 import type { RunPaths } from "../layout.ts";
@@ -44,11 +43,6 @@ export interface MicroVmBackend {
   overheadBytes(config: Pick<MachineConfig, "memoryBytes" | "accelerator">): number;
   /** What has to run, in order; the monitor is the last. */
   programs(config: MachineConfig, paths: RunPaths): readonly Program[];
-  /** Sets the machine going, when its monitor waits for that after its start. */
-  boot(config: MachineConfig, paths: RunPaths): Promise<void>;
-  pause(paths: RunPaths): Promise<void>;
-  resume(paths: RunPaths): Promise<void>;
-  isPaused(paths: RunPaths): Promise<boolean>;
 }
 
 /** Name of the program whose end is the machine's. */

@@ -6,10 +6,11 @@
 import { existsSync, readFileSync, statSync } from "node:fs";
 import type { RunPaths } from "../layout.ts";
 import { type MachineConfig, type MicroVmBackend, monitor, type Program } from "./backend.ts";
-import { runQmp } from "./qmp.ts";
 
 /** A build for this machine type and KVM alone has a quarter of the code; it cannot emulate. */
-const programs = { kvm: "/usr/bin/qemu-system-x86_64-microvm", tcg: "/usr/bin/qemu-system-x86_64" } as const;
+export const programs = { kvm: "/usr/bin/qemu-system-x86_64-microvm", tcg: "/usr/bin/qemu-system-x86_64" } as const;
+/** With less than 896 MiB SeaBIOS puts tables where the end of the initramfs is, and the guest may have no devices then. */
+export const firmware = "/usr/share/qemu/qboot.rom";
 const vsockProgram = "/usr/lib/capsule/vhost-device-vsock";
 const MiB = 1024 ** 2;
 /** Descriptors that the jail gives (jail.ts). */
@@ -57,23 +58,6 @@ export class QemuBackend implements MicroVmBackend {
       },
     ];
   }
-
-  async boot(): Promise<void> {
-    // It goes by itself.
-  }
-
-  async pause({ control }: RunPaths): Promise<void> {
-    await runQmp(control, "stop");
-  }
-
-  async resume({ control }: RunPaths): Promise<void> {
-    await runQmp(control, "cont");
-  }
-
-  async isPaused({ control }: RunPaths): Promise<boolean> {
-    const status = (await runQmp(control, "query-status")) as { readonly status?: string };
-    return status.status === "paused";
-  }
 }
 
 function argumentsOf(config: MachineConfig): string[] {
@@ -81,8 +65,7 @@ function argumentsOf(config: MachineConfig): string[] {
   const memory = `${Math.ceil(memoryBytes / MiB)}M`;
   return [
     ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-name", uid],
-    // With less than 896 MiB SeaBIOS puts tables where the end of the initramfs is, and the guest may have no devices then.
-    ...["-bios", "/usr/share/qemu/qboot.rom"],
+    ...["-bios", firmware],
     ...["-M", "microvm,memory-backend=m0,isa-serial=on,pic=off,pit=off,rtc=on,acpi=on,auto-kernel-cmdline=on"],
     ...(accelerator === "kvm"
       ? ["-accel", "kvm", "-cpu", "host"]
@@ -122,7 +105,8 @@ function disk(index: number, path: string, readOnly: boolean): string[] {
   ];
 }
 
-function kernelArguments(accelerator: MachineConfig["accelerator"]): string[] {
+/** What the kernel of a guest is told. */
+export function kernelArguments(accelerator: MachineConfig["accelerator"]): string[] {
   const common = ["console=ttyS0", "quiet", "reboot=t", "panic=-1"];
   if (accelerator === "kvm") return common;
   // Emulated clocks: calibrating against them hangs about every second time (environment of the machines, measured). The
