@@ -92,7 +92,12 @@ export async function killJailed(dir: string): Promise<void> {
   for (const file of await readdir(dir).catch(() => [])) {
     if (!file.endsWith(".pid")) continue;
     const pid = await jailedPid(dir, file.slice(0, -".pid".length));
-    if (pid !== undefined) process.kill(pid, "SIGKILL");
+    try {
+      if (pid !== undefined) process.kill(pid, "SIGKILL");
+    } catch (error) {
+      // It has ended in this moment.
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
   }
 }
 

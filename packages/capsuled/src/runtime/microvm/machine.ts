@@ -66,7 +66,7 @@ export class Machine {
     this.#options = options;
     // The jail notes the monitor's end in this directory: seen at once, whoever started it.
     this.#watcher = watch(options.paths.dir, (_, name) => {
-      if (name === `${monitor}.exit`) void this.#look();
+      if (name === `${monitor}.exit`) this.#lookSoon();
     });
     this.#watcher.unref();
   }
@@ -74,8 +74,8 @@ export class Machine {
   /** Takes the machine over, with the connection of its boot if there is one. Returns at once. */
   attach(agent?: Agent): void {
     this.#agent = agent;
-    void this.#follow();
-    void this.#look();
+    this.#follow().catch((error: unknown) => this.#failed(error, "following a microVM"));
+    this.#lookSoon();
   }
 
   /** Leaves it alone: it runs on. */
@@ -168,9 +168,7 @@ export class Machine {
       await killJailed(this.#options.paths.dir);
       await this.#untilEnded(endMs);
       await this.#look();
-    })().catch((error: unknown) =>
-      this.#options.log.error({ err: error, uid: this.#options.uid }, "ending a microVM failed"),
-    );
+    })().catch((error: unknown) => this.#failed(error, "ending a microVM"));
   }
 
   async #powerOff({ client, closed }: Agent): Promise<void> {
@@ -190,19 +188,32 @@ export class Machine {
     while ((await jailedPid(this.#options.paths.dir, monitor)) !== undefined && Date.now() < deadline) await sleep(10);
   }
 
+  #lookSoon(): void {
+    this.#look().catch((error: unknown) => this.#failed(error, "looking at a microVM"));
+  }
+
+  /** It is looked at again by the reconciler. */
+  #failed(error: unknown, what: string): void {
+    this.#options.log.error({ err: error, uid: this.#options.uid }, `${what} failed`);
+  }
+
   /** Whether the monitor is gone: then its end is noted, once. */
   async #look(): Promise<void> {
     const { paths, uid, onChange, log } = this.#options;
     if ((await jailedPid(paths.dir, monitor)) !== undefined || this.#stopping.signal.aborted) return;
     this.detach();
-    const end = await jailedEnd(paths.dir, monitor);
-    await this.#noteEnd(await unexpectedEnd(end, paths.serial));
-    // What belongs to the monitor, and ends less surely.
-    await killJailed(paths.dir);
-    await removeGroups(uid);
-    log.debug({ uid, end }, "a microVM has ended");
-    this.#isGone();
-    onChange();
+    try {
+      const end = await jailedEnd(paths.dir, monitor);
+      await this.#noteEnd(await unexpectedEnd(end, paths.serial));
+      // What belongs to the monitor, and ends less surely.
+      await killJailed(paths.dir);
+      await removeGroups(uid);
+      log.debug({ uid, end }, "a microVM has ended");
+    } finally {
+      // Whoever waits for the end must not wait for what could not be noted of it.
+      this.#isGone();
+      onChange();
+    }
   }
 
   async #noteStarted({ startedAt }: WatchStateResponse): Promise<void> {
