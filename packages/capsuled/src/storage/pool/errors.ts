@@ -22,3 +22,11 @@ export function diskInUse({ name, uid }: DiskId, cause?: unknown): CapsuleError 
     metadata: { disk: name, uid },
   });
 }
+
+export function poolFull(cause: unknown): CapsuleError {
+  return new CapsuleError(
+    "exhausted",
+    "The pool is full. Make room: `capsulectl volume delete-snapshot`, `volume delete`, or a larger disk.",
+    { cause, reason: "POOL_FULL" },
+  );
+}

@@ -9,7 +9,7 @@ import { groupName, thinPoolName, wholeTag } from "../layout.ts";
 import { type LogicalVolume, Lvm } from "../tools/lvm.ts";
 import { exclusiveBytesByThinId, metadataWrites } from "../tools/thin-pool.ts";
 import type { Disk, DiskId, PoolBackend, PoolUsage } from "./backend.ts";
-import { diskInUse, nameTaken, noDisk } from "./errors.ts";
+import { diskInUse, nameTaken, noDisk, poolFull } from "./errors.ts";
 
 const uidTag = "capsule_uid_";
 /** How old a look at the group may be, in milliseconds: only this backend changes its disks. */
@@ -71,13 +71,13 @@ export class LvmThinBackend implements PoolBackend {
 
   async create(id: DiskId, sizeBytes: number): Promise<void> {
     await this.#refuseTaken(id);
-    await this.#changing((lvm) => lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]));
+    await this.#making((lvm) => lvm.createThin(thinPoolName, id.name, sizeBytes, [uidTag + id.uid]));
   }
 
   async snapshot(from: DiskId, to: DiskId): Promise<void> {
     await this.#refuseTaken(to);
     await this.#existing(from);
-    await this.#changing((lvm) => lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]));
+    await this.#making((lvm) => lvm.snapshotThin(from.name, to.name, [uidTag + to.uid]));
   }
 
   async publish(id: DiskId, name: string): Promise<void> {
@@ -168,6 +168,16 @@ export class LvmThinBackend implements PoolBackend {
       await change(await this.#lvm());
     } finally {
       this.#seen = undefined;
+    }
+  }
+
+  async #making(make: (lvm: Lvm) => Promise<void>): Promise<void> {
+    try {
+      await this.#changing(make);
+    } catch (error) {
+      // Words of lvcreate for a pool without any room (pool_below_threshold).
+      if (error instanceof ToolError && /reached threshold|above threshold/i.test(error.stderr)) throw poolFull(error);
+      throw error;
     }
   }
 

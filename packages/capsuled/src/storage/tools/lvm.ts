@@ -5,6 +5,11 @@ import { groupName } from "../layout.ts";
 
 /** A disk that answers slowly is not a fault yet. */
 const timeoutMs = 120_000;
+/**
+ * LVM makes no thin volume in a pool that is fuller than the share from which it grows by itself. But in one that cannot grow
+ * an operator needs the snapshot of an export most, and blocks that are shared take nothing.
+ */
+const whateverIsFree = ["--config", "activation/thin_pool_autoextend_threshold=100"];
 
 export interface LogicalVolume {
   readonly name: string;
@@ -96,12 +101,13 @@ export class Lvm {
 
   async createThin(pool: string, name: string, sizeBytes: number, tags: readonly string[]): Promise<void> {
     const where = ["--type", "thin", "--thinpool", `${groupName}/${pool}`, "-V", `${sizeBytes}b`];
-    await this.#run(["lvcreate", "--yes", ...where, "-n", name, ...tagged(tags)]);
+    await this.#run(["lvcreate", "--yes", ...whateverIsFree, ...where, "-n", name, ...tagged(tags)]);
   }
 
   /** A thin snapshot: not active, and skipped when the group is activated, which is LVM's default for them. */
   async snapshotThin(from: string, name: string, tags: readonly string[]): Promise<void> {
-    await this.#run(["lvcreate", "--yes", "--snapshot", `${groupName}/${from}`, "-n", name, ...tagged(tags)]);
+    const origin = ["--snapshot", `${groupName}/${from}`];
+    await this.#run(["lvcreate", "--yes", ...whateverIsFree, ...origin, "-n", name, ...tagged(tags)]);
   }
 
   async extend(name: string, sizeBytes: number): Promise<void> {

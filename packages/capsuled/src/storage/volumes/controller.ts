@@ -7,9 +7,7 @@
  * unmounted before those who run have been asked what they hold (`settle`). A disk that is not whole and that no row and
  * no work under way knows was promised to nobody: it goes. A whole one is never removed but by a step for its own volume.
  */
-import { create, equals } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import { EventType, VolumePhase, type VolumeStatus, VolumeStatusSchema } from "@capsule/api";
+import { EventType, VolumePhase } from "@capsule/api";
 import type { Logger } from "pino";
 import { backoffMs } from "../../backoff.ts";
 import { CapsuleError, messageOf } from "../../errors.ts";
@@ -28,6 +26,7 @@ import { removeLeftovers } from "./leftovers.ts";
 import { directoryIn, mountVolume, unmountVolume } from "./mounts.ts";
 import { observe } from "./observe.ts";
 import { type Plan, plan, type Step } from "./plan.ts";
+import { addEvent, type VolumeEvent, writeStatus } from "./reports.ts";
 import { executeStep } from "./steps.ts";
 
 export interface VolumeControllerOptions {
@@ -43,6 +42,13 @@ export interface WantedMount {
   readonly subPath: string;
   readonly readOnly: boolean;
 }
+
+/** What is told of a step that had its effect. */
+const eventOf: Partial<Record<Step["kind"], VolumeEvent>> = {
+  provision: { reason: "Created", message: "Its disk and filesystem are made" },
+  growFilesystem: { reason: "Grown", message: "Its filesystem has grown" },
+  verify: { reason: "Checked", message: "Its filesystem had noted an error; e2fsck found it whole" },
+};
 
 /** More than any volume needs: a step that changes nothing would otherwise go on for ever. */
 const maxSteps = 20;
@@ -60,6 +66,8 @@ export class VolumeController {
     { readonly count: number; readonly message: string; readonly retryAt: number }
   >();
   readonly #growsUnmountedOnly = new Set<string>();
+  /** Of disks, by uid: what e2fsck found wrong, so that a damaged one is not looked through again and again. */
+  readonly #damage = new Map<string, string>();
   /** Uids of disks that are being made and that no row knows yet. */
   readonly #making = new Set<string>();
   #strangers: readonly string[] = [];
@@ -281,13 +289,13 @@ export class VolumeController {
       let step: Step = { kind: "none" };
       try {
         const made = await this.#plan(record, uid);
-        if (record !== undefined) this.#writeStatus(record, made);
+        if (record !== undefined) writeStatus(store, record, made);
         step = made.step;
         if (step.kind === "none") break;
         await this.#execute(step, uid, record);
       } catch (error) {
         log.warn({ err: error, uid, volume: record?.name, step: step.kind }, "step of a volume failed");
-        if (record !== undefined) this.#failed(record, step, error);
+        if (record !== undefined) this.#failed(record, error);
         return;
       }
     }
@@ -326,11 +334,13 @@ export class VolumeController {
       attached: this.attachments.has(uid) || !this.#settled,
       growsUnmountedOnly: this.#growsUnmountedOnly.has(uid),
       snapshots: this.#options.store.snapshots.of(uid).length,
+      damage: this.#damage,
       ownerOf: (disk) => {
         const snapshot = this.#options.store.snapshots.byDisk(disk.uid);
         return snapshot === undefined ? undefined : snapshotDisk(snapshot.uid);
       },
     });
+    if (seen.disk !== undefined && seen.filesystem?.hasErrors === false) this.#damage.delete(seen.disk.uid);
     if (record === undefined) {
       // Mounted, and of no volume: left by a deletion that was cut.
       const step: Step = seen.mounted && seen.holders.length === 0 ? { kind: "unmount" } : { kind: "none" };
@@ -348,16 +358,15 @@ export class VolumeController {
       for (const { uid: snapshot } of store.snapshots.of(uid)) store.snapshots.markDeleting(snapshot);
       return await this.tidySnapshots(uid);
     }
-    const done = await executeStep(step, { uid, record, store, pools });
+    const done = await executeStep(step, { uid, record, store, pools, damage: this.#damage });
     if (step.kind === "growFilesystem" && !done) this.#growsUnmountedOnly.add(uid);
     if (step.kind === "unmount") this.#growsUnmountedOnly.delete(uid);
     if (record === undefined) return;
-    if (step.kind === "provision") this.#event(record, EventType.NORMAL, "Created", "Its disk and filesystem are made");
-    if (step.kind === "growFilesystem" && done)
-      this.#event(record, EventType.NORMAL, "Grown", "Its filesystem has grown");
+    const told = done ? eventOf[step.kind] : undefined;
+    if (told !== undefined) addEvent(store, record, told);
   }
 
-  #failed(record: VolumeRecord, step: Step, error: unknown): void {
+  #failed(record: VolumeRecord, error: unknown): void {
     const { uid } = record;
     const count = (this.#failures.get(uid)?.count ?? 0) + 1;
     const message = `${messageOf(error)}`;
@@ -368,18 +377,9 @@ export class VolumeController {
     const lost = error instanceof CapsuleError && error.reason === "POOL_UNAVAILABLE";
     const kept = lost ? VolumePhase.MISSING : VolumePhase.FAILED;
     const phase = deleting ? VolumePhase.DELETING : provisioned ? kept : VolumePhase.PENDING;
-    this.#writeStatus(record, { step, phase, message });
-    this.#event(record, EventType.WARNING, "Failed", message);
-  }
-
-  #writeStatus(record: VolumeRecord, { phase, message }: Plan): void {
     const { store } = this.#options;
-    const before = record.status;
-    const since = before.phase === phase && before.since !== undefined ? before.since : timestampFromDate(new Date());
-    const status: VolumeStatus = create(VolumeStatusSchema, { phase, message, since });
-    if (!equals(VolumeStatusSchema, before, status)) store.volumes.setStatus(record.uid, status);
-    if (phase !== before.phase && (phase === VolumePhase.MISSING || phase === VolumePhase.FAILED))
-      this.#event(record, EventType.WARNING, phase === VolumePhase.MISSING ? "Missing" : "Failed", message);
+    writeStatus(store, record, { phase, message });
+    addEvent(store, record, { type: EventType.WARNING, reason: "Failed", message });
   }
 
   #forget(uid: string): void {
@@ -387,9 +387,5 @@ export class VolumeController {
     this.attachments.removeAll(uid);
     this.#failures.delete(uid);
     this.#growsUnmountedOnly.delete(uid);
-  }
-
-  #event({ name }: VolumeRecord, type: EventType, reason: string, message: string): void {
-    this.#options.store.events.add({ objectKind: "volume", objectName: name, type, reason, message, time: new Date() });
   }
 }

@@ -5,7 +5,7 @@
  */
 import { type FileHandle, open } from "node:fs/promises";
 import { clone } from "@bufbuild/protobuf";
-import { EventType, type VolumeSpec, VolumeSpecSchema } from "@capsule/api";
+import { type VolumeSpec, VolumeSpecSchema } from "@capsule/api";
 import {
   chunkBytes,
   framesOf,
@@ -25,6 +25,7 @@ import { checkExt4, readSuperblock, replayJournal } from "../tools/ext4.ts";
 import { imageDigest, unpack } from "./chunks.ts";
 import type { VolumeController } from "./controller.ts";
 import type { VolumeManager } from "./manager.ts";
+import { addEvent } from "./reports.ts";
 
 /** How long what has come waits for the rest, in milliseconds. */
 const patienceMs = 10 * 60_000;
@@ -278,14 +279,7 @@ export class Imports {
     await file.close();
     await controller.exclusive(record.uid, () => controller.advance(record.uid));
     const message = `Imported an export of volume ${header.volume}`;
-    store.events.add({
-      objectKind: "volume",
-      objectName: record.name,
-      type: EventType.NORMAL,
-      reason: "Imported",
-      message,
-      time: new Date(),
-    });
+    addEvent(store, record, { reason: "Imported", message });
     return store.volumes.byUid(record.uid) ?? record;
   }
 

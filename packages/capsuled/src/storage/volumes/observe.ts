@@ -15,13 +15,15 @@ export interface Looking {
   readonly attached: boolean;
   readonly growsUnmountedOnly: boolean;
   readonly snapshots: number;
+  /** What e2fsck found wrong with a disk's filesystem, by the disk's uid. */
+  readonly damage: ReadonlyMap<string, string>;
   /** The name that a disk should have which is no volume's; undefined when nobody knows it. */
   readonly ownerOf: (disk: Disk) => string | undefined;
 }
 
 /** Throws CapsuleError `unavailable` when the pool cannot be used: nothing is known of the volume then. */
 export async function observe(looking: Looking): Promise<Seen> {
-  const { record, uid, pools, ownerOf, holders, attached, growsUnmountedOnly, snapshots } = looking;
+  const { record, uid, pools, ownerOf, holders, attached, growsUnmountedOnly, snapshots, damage } = looking;
   const mounted = await isMounted(volumeMount(uid));
   const known = { mounted, holders, attached, growsUnmountedOnly, snapshots };
   const nothing = { ...known, disk: undefined, squatter: undefined, filesystem: undefined };
@@ -35,9 +37,14 @@ export async function observe(looking: Looking): Promise<Seen> {
   const disk = disks.find((one) => one.uid === record.diskUid);
   const named = disks.find((one) => one.name === volumeDisk(record.name) && one.uid !== record.diskUid);
   const squatter = named === undefined ? undefined : { disk: named, moveTo: ownerOf(named) };
-  return { ...nothing, disk, squatter, filesystem: await filesystemOf(backend, disk) };
+  return { ...nothing, disk, squatter, filesystem: await filesystemOf(backend, disk, damage) };
 }
 
-async function filesystemOf(backend: PoolBackend, disk: Disk | undefined): Promise<Seen["filesystem"]> {
-  return disk === undefined ? undefined : await readSuperblock(await backend.pathOf(disk));
+async function filesystemOf(
+  backend: PoolBackend,
+  disk: Disk | undefined,
+  damage: Looking["damage"],
+): Promise<Seen["filesystem"]> {
+  const found = disk === undefined ? undefined : await readSuperblock(await backend.pathOf(disk));
+  return disk === undefined || found === undefined ? undefined : { ...found, damage: damage.get(disk.uid) };
 }

@@ -33,7 +33,7 @@ const nothing: Seen = {
 const itsDisk = (disk: Partial<Disk> = {}, more: Partial<Seen> = {}): Seen => ({
   ...nothing,
   disk: aDisk(disk),
-  filesystem: { sizeBytes: 64 * MiB, hasErrors: false },
+  filesystem: { sizeBytes: 64 * MiB, hasErrors: false, damage: undefined },
   ...more,
 });
 const kinds = (made: Plan): [string, string] => [made.step.kind, VolumePhase[made.phase]];
@@ -69,13 +69,24 @@ describe("a volume that has been whole", () => {
   });
   test("without a filesystem, or with a damaged one, has failed and is left alone", () => {
     assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { filesystem: undefined }))), ["none", "FAILED"]);
-    const damaged = { sizeBytes: 64 * MiB, hasErrors: true };
-    assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { filesystem: damaged }))), ["none", "FAILED"]);
+    const damaged = { sizeBytes: 64 * MiB, hasErrors: true, damage: "bad blocks" };
+    const made = plan(aVolume(), itsDisk({}, { filesystem: damaged }));
+    assert.deepEqual(kinds(made), ["none", "FAILED"]);
+    assert.match(made.message, /bad blocks/);
+  });
+  test("that has noted an error is looked through before it is used again", () => {
+    const filesystem = { sizeBytes: 64 * MiB, hasErrors: true, damage: undefined };
+    assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { filesystem }))), ["verify", "PENDING"]);
+    assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { filesystem, holders: ["web"] }))), ["verify", "PENDING"]);
+    for (const inUse of [{ mounted: true }, { attached: true }]) {
+      const seen = itsDisk({}, { filesystem, holders: ["web"], ...inUse });
+      assert.deepEqual(kinds(plan(aVolume(), seen)), ["none", "FAILED"]);
+    }
   });
   test("is unmounted when nobody holds it, also when it is damaged", () => {
     assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { mounted: true }))), ["unmount", "READY"]);
     assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { mounted: true, holders: ["web"] }))), ["none", "READY"]);
-    const damaged = { sizeBytes: 64 * MiB, hasErrors: true };
+    const damaged = { sizeBytes: 64 * MiB, hasErrors: true, damage: undefined };
     assert.deepEqual(kinds(plan(aVolume(), itsDisk({}, { mounted: true, filesystem: damaged }))), ["unmount", "READY"]);
   });
 });
@@ -103,7 +114,7 @@ describe("growing", () => {
     assert.deepEqual(kinds(plan(larger, itsDisk({ sizeBytes: 128 * MiB }, seen))), ["none", "READY"]);
   });
   test("a disk that is larger than asked for is left so", () => {
-    const filesystem = { sizeBytes: 128 * MiB, hasErrors: false };
+    const filesystem = { sizeBytes: 128 * MiB, hasErrors: false, damage: undefined };
     assert.deepEqual(kinds(plan(aVolume(), itsDisk({ sizeBytes: 128 * MiB }, { filesystem }))), ["none", "READY"]);
   });
 });

@@ -23,7 +23,7 @@ export interface Seen {
   /** Another disk that has the volume's name: of a snapshot (since a restore) with the name that it should have, or nobody's. */
   readonly squatter: { readonly disk: Disk; readonly moveTo: string | undefined } | undefined;
   /** What the disk holds; undefined when that is no ext4, or nobody needs to know. */
-  readonly filesystem: { readonly sizeBytes: number; readonly hasErrors: boolean } | undefined;
+  readonly filesystem: SeenFilesystem | undefined;
   readonly mounted: boolean;
   /** Those who use it now, for people: workloads that run, copies, checks. */
   readonly holders: readonly string[];
@@ -33,6 +33,14 @@ export interface Seen {
   readonly attached: boolean;
   /** The kernel would not grow it while it is mounted. */
   readonly growsUnmountedOnly: boolean;
+}
+
+export interface SeenFilesystem {
+  readonly sizeBytes: number;
+  /** It has noted an error since it was last looked through. */
+  readonly hasErrors: boolean;
+  /** What e2fsck then found; undefined when it was not looked through yet. */
+  readonly damage: string | undefined;
 }
 
 export type Step =
@@ -48,6 +56,8 @@ export type Step =
   | { readonly kind: "provision" }
   | { readonly kind: "growDisk"; readonly disk: Disk; readonly sizeBytes: number }
   | { readonly kind: "growFilesystem"; readonly disk: Disk }
+  /** Looks through a filesystem that has noted an error: a failed write is often all there was. */
+  | { readonly kind: "verify"; readonly disk: Disk }
   | { readonly kind: "unmount" }
   | { readonly kind: "removeDisk"; readonly disk: Disk }
   | { readonly kind: "removeSnapshots" }
@@ -104,11 +114,7 @@ function planKept(wanted: Wanted, seen: Seen): Plan {
     return ready({ kind: "growDisk", disk, sizeBytes: wanted.sizeBytes }, "Growing its disk");
   }
   if (mounted && holders.length === 0) return ready({ kind: "unmount" }, "Unmounting: nobody uses it");
-  if (filesystem.hasErrors) {
-    const message =
-      "Its filesystem has errors: `capsulectl volume check` tells which, `capsulectl volume repair` repairs it";
-    return { step: none, phase: VolumePhase.FAILED, message };
-  }
+  if (filesystem.hasErrors) return planErrors(disk, filesystem, mounted || seen.attached);
   if (filesystem.sizeBytes + extentBytes <= disk.sizeBytes) {
     if (seen.attached && !mounted)
       return ready(none, "Its filesystem grows when the microVM that uses it is next started");
@@ -116,6 +122,19 @@ function planKept(wanted: Wanted, seen: Seen): Plan {
     return ready(none, "Its filesystem grows when it is next unmounted: the kernel does not allow it now");
   }
   return ready(none, holders.length === 0 ? "Not in use" : `In use by ${holders.join(", ")}`);
+}
+
+function planErrors(disk: Disk, { damage }: SeenFilesystem, inUse: boolean): Plan {
+  if (inUse) {
+    const message =
+      "Its filesystem has noted an error, and may be read-only. It is looked through when it is next unmounted: restart what uses it";
+    return { step: none, phase: VolumePhase.FAILED, message };
+  }
+  if (damage === undefined) {
+    const message = "Looking through its filesystem, which has noted an error";
+    return { step: { kind: "verify", disk }, phase: VolumePhase.PENDING, message };
+  }
+  return { step: none, phase: VolumePhase.FAILED, message: damage };
 }
 
 function placing(disk: Disk): Plan {

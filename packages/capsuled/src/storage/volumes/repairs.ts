@@ -8,6 +8,7 @@ import type { Pools } from "../pool/pools.ts";
 import { type CheckResult, checkExt4, readSuperblock, repairExt4, replayJournal } from "../tools/ext4.ts";
 import { isMounted } from "../tools/mount.ts";
 import type { VolumeController } from "./controller.ts";
+import { addEvent } from "./reports.ts";
 import { inUse, type Snapshots, stamp } from "./snapshots.ts";
 
 export interface RepairsOptions {
@@ -61,8 +62,7 @@ export class Repairs {
       await controller.advance(volume.uid);
       const message = `e2fsck: ${result.state}; what it held before is snapshot ${before}`;
       const type = result.state === "damaged" ? EventType.WARNING : EventType.NORMAL;
-      const reason = "Repaired";
-      store.events.add({ objectKind: "volume", objectName: volume.name, type, reason, message, time: new Date() });
+      addEvent(store, volume, { type, reason: "Repaired", message });
       if (result.state !== "damaged") return { ...result, before };
       throw new CapsuleError(
         "precondition",

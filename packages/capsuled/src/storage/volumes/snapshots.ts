@@ -19,6 +19,7 @@ import type { Pools } from "../pool/pools.ts";
 import { withFrozen } from "../tools/freeze.ts";
 import { isMounted } from "../tools/mount.ts";
 import type { VolumeController } from "./controller.ts";
+import { addEvent } from "./reports.ts";
 import { defaultKeep, nextDue, retired } from "./schedule.ts";
 import { StoppedUsers } from "./stopped-users.ts";
 import { isVolumeName, nameFault } from "./validate.ts";
@@ -339,8 +340,7 @@ export class Snapshots {
   }
 
   #event(volume: VolumeRecord, reason: string, message: string, type: EventType = EventType.NORMAL): void {
-    const time = this.#now();
-    this.#options.store.events.add({ objectKind: "volume", objectName: volume.name, type, reason, message, time });
+    addEvent(this.#options.store, volume, { type, reason, message, time: this.#now() });
   }
 }
 

@@ -4,7 +4,7 @@ import type { Store } from "../../store/store.ts";
 import type { VolumeRecord } from "../../store/volumes.ts";
 import { volumeDisk, volumeMount } from "../layout.ts";
 import type { Pools } from "../pool/pools.ts";
-import { formatExt4, growMounted, growUnmounted } from "../tools/ext4.ts";
+import { clearErrors, damaged, formatExt4, growMounted, growUnmounted } from "../tools/ext4.ts";
 import { mountsBelow } from "../tools/mount.ts";
 import { unmountVolume } from "./mounts.ts";
 import type { Step } from "./plan.ts";
@@ -15,6 +15,8 @@ export interface StepContext {
   readonly record: VolumeRecord | undefined;
   readonly store: Store;
   readonly pools: Pools;
+  /** Of disks, by uid: what e2fsck found wrong. */
+  readonly damage: Map<string, string>;
 }
 
 /** The controller itself looks after snapshots. */
@@ -81,7 +83,14 @@ const executors: {
     await growUnmounted(await backend.pathOf(disk), record.name);
     return undefined;
   },
-  removeDisk: async ({ disk }, { record, pools }) => {
+  verify: async ({ disk }, { record, pools, damage }) => {
+    const { state, report } = await clearErrors(await (await pools.get(record.pool).use()).pathOf(disk));
+    if (state !== "damaged") return true;
+    damage.set(disk.uid, damaged(record.name, report).message);
+    return false;
+  },
+  removeDisk: async ({ disk }, { record, pools, damage }) => {
+    damage.delete(disk.uid);
     await (await pools.get(record.pool).use()).remove(disk);
     return undefined;
   },
