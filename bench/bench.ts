@@ -15,7 +15,8 @@ import { apiRow } from "./api.ts";
 import { fioRows } from "./fio.ts";
 import { hostPid } from "./host-pid.ts";
 import { logsRow } from "./logs.ts";
-import { compare, cpuSeconds, median, ms, type Row, ratioRow, residentMb, time } from "./measure.ts";
+import { compare, cpuSeconds, median, ms, noise, type Row, ratioRow, residentMb, time } from "./measure.ts";
+import { machineRows } from "./microvm.ts";
 import { storageRows } from "./storage.ts";
 
 const many = 200;
@@ -113,6 +114,8 @@ try {
   await row("fio", async () => await fioRows(capsule));
   await row("storage", async () => await storageRows(capsule));
 
+  await row("microvm", async () => await machineRows(capsule));
+
   await row("many", async () => await manyRows());
 
   await row("api", async () => await apiRow());
@@ -162,13 +165,10 @@ try {
 
   async function pushRows(): Promise<Row[]> {
     const path = join(capsule.local.perm, "large.tar");
-    const data = Buffer.alloc(100_000_000);
     // Each layer differs, and none can be compressed away.
-    const layers = Array.from({ length: 5 }, (_, i) => {
-      for (let at = 0; at < data.length; at += 4)
-        data.writeUInt32LE((Math.imul(at + i, 2_654_435_761) ^ (at >>> 7)) >>> 0, at);
-      return [{ path: `f${i}`, type: "file" as const, data: Buffer.from(data) }];
-    });
+    const layers = Array.from({ length: 5 }, (_, i) => [
+      { path: `f${i}`, type: "file" as const, data: noise(100_000_000, i) },
+    ]);
     await writeImage({ name: "large:1", layers }, path);
     const remove = async (namespace: string): Promise<void> => {
       await exec(["ctr", "-n", namespace, "images", "rm", "--sync", "docker.io/library/large:1"]);

@@ -66,6 +66,14 @@ export function cpuSeconds(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
+/** Bytes that cannot be compressed, the same for the same seed; `bytes` is a multiple of 4. */
+export function noise(bytes: number, seed = 0): Buffer {
+  const data = Buffer.alloc(bytes);
+  for (let at = 0; at < bytes; at += 4)
+    data.writeUInt32LE((Math.imul(at + seed, 2_654_435_761) ^ (at >>> 7)) >>> 0, at);
+  return data;
+}
+
 /** Resident memory of a process, in MB. */
 export function residentMb(pid: number, field = "VmRSS"): number {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");

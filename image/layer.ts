@@ -9,7 +9,6 @@ import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { cached } from "./cached.ts";
 import { buildGuest } from "./guest/build.ts";
-import { buildVsock } from "./guest/vsock.ts";
 import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
 import { run } from "./run.ts";
 
@@ -33,7 +32,6 @@ async function filesOfLayer(): Promise<Readonly<Record<string, string>>> {
     ...built,
     "usr/lib/capsule/guest/vmlinux": kernel,
     "usr/lib/capsule/guest/initramfs": initramfs,
-    "usr/lib/capsule/vhost-device-vsock": await buildVsock(),
   };
 }
 

@@ -7,7 +7,6 @@ import { readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { suite } from "./apt.ts";
 import { fetchGuestKernel } from "./guest/kernel.ts";
-import { vsockCrate } from "./guest/vsock.ts";
 import { buildKernel } from "./kernel.ts";
 import { buildDir, repositoryRoot } from "./paths.ts";
 import { buildRootfs, type DebianPackage, packageListPath } from "./rootfs.ts";
@@ -119,9 +118,7 @@ async function crateComponents(): Promise<Component[]> {
   const lock = await readFile(join(repositoryRoot, "native/Cargo.lock"), "utf8");
   // Ours have no source. Crates for building only are among the others: Cargo.lock does not tell them apart.
   const entry = /\[\[package\]\]\nname = "([^"]+)"\nversion = "([^"]+)"\nsource = /g;
-  const ours = [...lock.matchAll(entry)].map(([, name = "", version = ""]) => ({ name, version }));
-  // What this one is made of in turn is in the lock file that is published with it.
-  return [...ours, vsockCrate].map(({ name, version }) => ({
+  return [...lock.matchAll(entry)].map(([, name = "", version = ""]) => ({
     id: `crate:${name}-${version}`,
     name,
     version,

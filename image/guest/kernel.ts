@@ -11,7 +11,7 @@ import { fetchKernel, type KernelPackage } from "../kernel.ts";
 import { run } from "../run.ts";
 
 const metaPackage = process.arch === "arm64" ? "linux-image-cloud-arm64" : "linux-image-cloud-amd64";
-/** What a guest has: disks, a network, memory that it gives back, randomness, the way to the capsule, ext4. */
+/** What a guest has: disks, a network, memory that it gives back, randomness, ext4. Its serial port is built into the kernel. */
 const wanted = [
   "virtio_mmio",
   // For monitors that have PCI; built into Debian's kernel.
@@ -20,7 +20,6 @@ const wanted = [
   "virtio_net",
   "virtio_balloon",
   "virtio-rng",
-  "vmw_vsock_virtio_transport",
   "ext4",
 ];
 

@@ -124,6 +124,9 @@ function capsuleOf(entry: RegistryEntry): Capsule {
     kill: async () => {
       signal(entry, "SIGKILL");
       await waitUntilDead(entry, 10_000);
+      // Those outside of its namespaces that waited for its PID 1 end a moment later.
+      const deadline = Date.now() + 10_000;
+      while ((await processesOf(entry.name)).length > 0 && Date.now() < deadline) await sleep(10);
     },
   };
 }

@@ -7,10 +7,10 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { stripVTControlCharacters } from "node:util";
+import { qmp } from "../../packages/capsuled/src/runtime/microvm/backends/qmp.ts";
 import { startTimeOf } from "../namespace/registry.ts";
 import { run } from "../run.ts";
 import { buildQemu } from "./program.ts";
-import { qmp } from "./qmp.ts";
 import { startTpm } from "./tpm.ts";
 
 const saveTimeoutMs = 60_000;
@@ -72,7 +72,7 @@ export class Machine {
     child.once("exit", (code, signal) => {
       ended = `it ended with ${signal ?? `code ${code}`}`;
     });
-    for (let i = 0; i < 500 && ended === undefined && !existsSync(join(dir, "qmp.sock")); i++) await sleep(10);
+    for (let i = 0; i < 500 && ended === undefined && !(await listens(join(dir, "qmp.sock"))); i++) await sleep(10);
     await log.close();
     if (ended !== undefined || child.pid === undefined)
       throw new Error(`QEMU did not start: ${ended}; see ${join(dir, "qemu.log")}`);
@@ -181,6 +181,17 @@ export class Machine {
     if (this.isAlive()) process.kill(this.pid, "SIGKILL");
     await this.untilOff(10_000);
   }
+}
+
+/** Whether connections to a Unix socket are taken: for a moment it is there, and they are refused. */
+async function listens(path: string): Promise<boolean> {
+  const socket = connect(path);
+  const isTaken = await once(socket, "connect").then(
+    () => true,
+    () => false,
+  );
+  socket.destroy();
+  return isTaken;
 }
 
 /** A disk of its own for a machine: holes stay holes, blocks are shared where the filesystem can. */

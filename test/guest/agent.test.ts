@@ -1,7 +1,9 @@
 /** capsule-guest in a real (emulated) microVM, driven over its vsock: `CAPSULE_GUEST_LOG=1` shows how long its steps took. */
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -138,11 +140,11 @@ test("both streams of the payload are in its log, each line later than the one b
 });
 
 test("a log goes on where another stream stopped: nothing is missing, nothing comes twice", async () => {
-  const script = "for i in $(seq 0 39); do seq $((i * 200 + 1)) $((i * 200 + 200)) >/proc/1/fd/1; done";
+  const script = "for i in $(seq 0 39); do seq $((i * 600 + 1)) $((i * 600 + 600)) >/proc/1/fd/1; done";
   const writer = new Exec(guest, ["sh", "-c", script]);
   const numbers: number[] = [];
   let round = 0;
-  for (; numbers.at(-1) !== 8000; round++) {
+  for (; numbers.at(-1) !== 24_000; round++) {
     assert(round < 1000 && (writer.exitCode ?? 0) === 0, `stopped at ${numbers.at(-1)}: ${writer.stderr}`);
     // The stream is dropped in the middle; every second time without a word about what has come.
     const log = new LogReader(guest, known, 1 + 300 * (round % 2));
@@ -158,7 +160,7 @@ test("a log goes on where another stream stopped: nothing is missing, nothing co
   assert(round >= 4, `${round} streams`);
   assert.deepEqual(
     numbers,
-    Array.from({ length: 8000 }, (_, i) => i + 1),
+    Array.from({ length: 24_000 }, (_, i) => i + 1),
   );
   assert.equal(await writer.done, 0);
 });
@@ -368,16 +370,93 @@ test("a volume is frozen as long as the caller stays", async () => {
     failsWith(Code.FailedPrecondition, /volume 5/),
   );
   // The caller may be gone with his connection too.
-  const other = await machine.dial();
-  await other.client.freezeVolume({ volume: 0 })[Symbol.asyncIterator]().next();
-  other.close();
+  await guest.client.freezeVolume({ volume: 0 })[Symbol.asyncIterator]().next();
+  guest.close();
+  guest = await machine.dial();
   assert.equal((await exec(guest, ["sh", "-c", "echo again >/data/again && sync"])).exitCode, 0);
+});
+
+test("callers that go away at any moment do not keep the next one from the agent", async () => {
+  guest.close();
+  await assert.rejects(guest.client.payloadStats({}), failsWith(Code.Unavailable, /is over/));
+  const greeting = (): string => `CONNECT ${randomBytes(16).toString("hex")}\n`;
+  const connected = async (): Promise<Socket> => {
+    for (;;) {
+      const socket = connect(machine.agentPath);
+      const isConnected = await once(socket, "connect").catch(() => false);
+      socket.on("error", () => undefined);
+      if (isConnected !== false) return socket;
+      // One that QEMU has not yet taken is waiting.
+      await sleep(10);
+    }
+  };
+  const call = async (words: string): Promise<void> => {
+    const socket = await connected();
+    if (words !== "") socket.write(words);
+    socket.destroy();
+  };
+  await call("");
+  for (let i = 0; i < 20; i++) await call(greeting());
+  (await machine.dial()).close();
+  await sleep(500);
+  machine.signal("SIGSTOP");
+  await call(greeting());
+  await sleep(100);
+  machine.signal("SIGCONT");
+  guest = await machine.dial();
+  // In the middle of what both have to say: the next one reads past it.
+  const talker = new Exec(guest, ["sh", "-c", "cat & yes"]);
+  await talker.says(/y/);
+  talker.write(Buffer.alloc(MiB));
+  guest.close();
+  guest = await machine.dial();
+  assert.equal((await exec(guest, ["true"])).exitCode, 0);
+  const before = machine.ticks();
+  await sleep(1_000);
+  const used = machine.ticks() - before;
+  assert(used < 30, `idle, it used ${used} of 100 ticks`);
 });
 
 test("the clock is set", async () => {
   await guest.client.setTime({ now: timestamp(Date.UTC(2030, 0, 1)) });
   assert.match((await exec(guest, ["date", "-u", "+%Y"])).stdout, /^2030/);
   await guest.client.setTime({ now: timestamp(Date.now()) });
+});
+
+test("a machine is saved while it works, and goes on from there with the disks of that moment", async () => {
+  const { agentPath } = machine;
+  const counting = "i=0; while :; do i=$((i + 1)); echo $i >/data/new; mv /data/new /data/count; sleep 0.1; done";
+  const counter = new Exec(guest, ["sh", "-c", `${counting} & sleep 1; echo counts; wait`]);
+  await counter.says(/counts/);
+  const kept = ["root.raw", "volume.raw"];
+  const state = join(dir, "state");
+  await machine.save(state, async () => {
+    for (const name of kept) await run(["cp", "--sparse=always", join(dir, name), join(dir, `kept-${name}`)]);
+  });
+  // The one that was saved goes on, with the same connection.
+  const count = async (agent: Agent): Promise<number> =>
+    Number((await exec(agent, ["cat", "/data/count"])).stdout.trim());
+  const saved = await count(guest);
+  for (let i = 0; i < 100 && (await count(guest)) < saved + 5; i++) await sleep(100);
+  assert.ok((await count(guest)) >= saved + 5);
+  const copy = await GuestMachine.start({
+    dir: join(dir, "copy"),
+    disks: kept.map((name) => join(dir, `kept-${name}`)),
+    from: state,
+  });
+  try {
+    assert.notEqual(copy.agentPath, agentPath);
+    const there = await copy.dial();
+    const first = await count(there);
+    assert.ok(first > 0 && first < (await count(guest)), `${first}`);
+    for (let i = 0; i < 100 && (await count(there)) <= first; i++) await sleep(100);
+    assert.ok((await count(there)) > first, "it counts on");
+    assert.deepEqual((await there.client.powerOff({})).faults, []);
+    assert(await copy.untilOff(20_000));
+    for (const name of kept) await e2fsck(join(dir, `kept-${name}`));
+  } finally {
+    await copy.kill();
+  }
 });
 
 test("the payload's end is told with its code, and its log ends after it", async () => {

@@ -1,18 +1,24 @@
-/** A microVM for the tests of its agent: QEMU's machine type `microvm`, emulated, with a vsock and a few disks. */
+/** A microVM for the tests of its agent: QEMU's machine type `microvm`, emulated, with a way to its agent and a few disks. */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, readFileSync } from "node:fs";
+import { createReadStream, createWriteStream, existsSync, readFileSync } from "node:fs";
 import { chmod, copyFile, mkdir, rm, symlink, truncate, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { downloadPackages, extractPackage } from "../../image/apt.ts";
 import { buildGuest } from "../../image/guest/build.ts";
-import { buildVsock } from "../../image/guest/vsock.ts";
 import { cacheDir } from "../../image/paths.ts";
 import { buildQemu } from "../../image/qemu/program.ts";
 import { run } from "../../image/run.ts";
 import { type Agent, dialAgent } from "../../packages/capsuled/src/runtime/microvm/agent.ts";
-import { firmware, kernelArguments } from "../../packages/capsuled/src/runtime/microvm/backends/qemu.ts";
+import {
+  agentPortArguments,
+  controlArguments,
+  firmware,
+  kernelArguments,
+  restoreArguments,
+} from "../../packages/capsuled/src/runtime/microvm/backends/qemu.ts";
+import { incoming, restoreState, saveState } from "../../packages/capsuled/src/runtime/microvm/backends/qemu-state.ts";
 
 const MiB = 1024 ** 2;
 const memory = "512M";
@@ -22,37 +28,30 @@ export interface GuestMachineOptions {
   readonly dir: string;
   /** Raw images: vda, vdb … */
   readonly disks: readonly string[];
+  /** File with the state to go on from, as `save` wrote it, instead of booting. */
+  readonly from?: string;
 }
 
 export class GuestMachine {
   readonly #dir: string;
-  readonly #children: readonly ChildProcess[];
   readonly #qemu: ChildProcess;
   readonly startedAt: number;
 
-  private constructor(dir: string, vsock: ChildProcess, qemu: ChildProcess) {
+  private constructor(dir: string, qemu: ChildProcess) {
     this.#dir = dir;
-    this.#children = [vsock, qemu];
     this.#qemu = qemu;
     this.startedAt = performance.now();
   }
 
-  static async start({ dir, disks }: GuestMachineOptions): Promise<GuestMachine> {
+  static async start({ dir, disks, from }: GuestMachineOptions): Promise<GuestMachine> {
     const guest = await buildGuest();
     await mkdir(dir, { recursive: true });
-    for (const name of ["vsock", "agent"]) await rm(join(dir, name), { force: true });
-    const vsock = program(dir, "vsock.log", [
-      await buildVsock(),
-      "--vm",
-      `guest-cid=3,socket=${join(dir, "vsock")},uds-path=${join(dir, "agent")}`,
-    ]);
-    for (let i = 0; i < 50 && !existsSync(join(dir, "vsock")); i++) await sleep(100);
+    for (const name of ["agent", "control", incoming]) await rm(join(dir, name), { force: true });
     const qemu = program(dir, "qemu.log", [
       ...(await buildQemu()).argv,
       ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
-      ...["-M", "microvm,memory-backend=m0,isa-serial=on,pic=off,pit=off,rtc=on,acpi=on,auto-kernel-cmdline=on"],
+      ...["-M", "microvm,isa-serial=on,pic=off,pit=off,rtc=on,acpi=on,auto-kernel-cmdline=on"],
       ...["-accel", "tcg,thread=multi,tb-size=64", "-cpu", "max", "-smp", "1", "-m", memory],
-      ...["-object", `memory-backend-memfd,id=m0,size=${memory},share=on`],
       ...["-bios", basename(firmware)],
       ...["-kernel", guest.kernel, "-initrd", guest.initramfs],
       ...["-append", kernelArguments("tcg").join(" ")],
@@ -61,13 +60,31 @@ export class GuestMachine {
         ...["-drive", `if=none,id=disk${i},file=${path},format=raw,discard=unmap`],
         ...["-device", `virtio-blk-device,drive=disk${i}`],
       ]),
-      ...["-chardev", `socket,id=vsock0,path=${join(dir, "vsock")}`],
-      ...["-device", "vhost-user-vsock-device,chardev=vsock0"],
+      ...agentPortArguments(join(dir, "agent")),
+      ...controlArguments(join(dir, "control")),
+      ...(from === undefined ? [] : restoreArguments(dir)),
       // A device to give addresses to; it leads nowhere.
       ...["-netdev", "user,id=net0,restrict=on", "-device", "virtio-net-device,netdev=net0"],
       ...["-device", "virtio-balloon-device,free-page-reporting=on", "-device", "virtio-rng-device"],
     ]);
-    return new GuestMachine(dir, vsock, qemu);
+    const machine = new GuestMachine(dir, qemu);
+    if (from !== undefined) {
+      while (!existsSync(join(dir, incoming)) || !existsSync(join(dir, "control"))) await sleep(50);
+      await restoreState(machine.#sockets, createReadStream(from)).catch(async (error: unknown) => {
+        await machine.kill();
+        throw error;
+      });
+    }
+    return machine;
+  }
+
+  /** Writes its memory and devices to a file; `atRest` is called while it stands still. It goes on afterwards. */
+  async save(path: string, atRest: () => Promise<void>): Promise<void> {
+    await saveState(this.#sockets, this.#dir, createWriteStream(path), atRest);
+  }
+
+  get #sockets(): { sockets: string; control: string } {
+    return { sockets: this.#dir, control: join(this.#dir, "control") };
   }
 
   console(): string {
@@ -77,11 +94,26 @@ export class GuestMachine {
 
   /** What all that belongs to it said last. */
   #logs(): string {
-    const said = ["qemu.log", "vsock.log"].map((name) => {
-      const path = join(this.#dir, name);
-      return `${name}: ${existsSync(path) ? readFileSync(path, "utf8").slice(-1_000) : ""}`;
-    });
-    return [...said, `console: ${this.console().slice(-2_000)}`].join("\n");
+    const path = join(this.#dir, "qemu.log");
+    const said = existsSync(path) ? readFileSync(path, "utf8").slice(-1_000) : "";
+    return `qemu.log: ${said}\nconsole: ${this.console().slice(-2_000)}`;
+  }
+
+  /** Where its agent is reached. */
+  get agentPath(): string {
+    return join(this.#dir, "agent");
+  }
+
+  /** Stops its processor, or lets it go on: it accepts nothing meanwhile. */
+  signal(signal: "SIGSTOP" | "SIGCONT"): void {
+    this.#qemu.kill(signal);
+  }
+
+  /** Processor time that it has used, in hundredths of a second. */
+  ticks(): number {
+    // proc_pid_stat(5): the fields after the name, of which these are the 12th and 13th.
+    const fields = readFileSync(`/proc/${this.#qemu.pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+    return Number(fields[11]) + Number(fields[12]);
   }
 
   isAlive(): boolean {
@@ -92,7 +124,7 @@ export class GuestMachine {
   async dial(timeoutMs = 120_000): Promise<Agent> {
     const deadline = Date.now() + timeoutMs;
     for (;;) {
-      const agent = await dialAgent(join(this.#dir, "agent"));
+      const agent = await dialAgent(this.agentPath);
       if (agent !== undefined) return agent;
       if (!this.isAlive() || Date.now() > deadline)
         throw new Error(`the agent does not answer; QEMU ${this.isAlive() ? "runs" : "ended"}:\n${this.#logs()}`);
@@ -109,11 +141,9 @@ export class GuestMachine {
 
   /** Ends everything that belongs to it. */
   async kill(): Promise<void> {
-    for (const child of this.#children) {
-      if (child.exitCode !== null || child.signalCode !== null) continue;
-      child.kill("SIGKILL");
-      await once(child, "exit");
-    }
+    if (!this.isAlive()) return;
+    this.#qemu.kill("SIGKILL");
+    await once(this.#qemu, "exit");
   }
 }
 

@@ -8,6 +8,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { NamespaceHost } from "../support/namespace-host.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
+import { type PoolJson, poolOf } from "../support/volumes.ts";
 
 let capsule: TestCapsule;
 let mounted: string | undefined;
@@ -26,21 +27,9 @@ after(async () => {
   if (capsule !== undefined) rmSync(capsule.dir, { recursive: true, force: true });
 });
 
-interface PoolJson {
-  readonly sizeBytes: string;
-  readonly usedBytes: string;
-  readonly promisedBytes: string;
-  readonly message: string;
-}
-
 const sh = (script: string): Promise<string> =>
   capsule.ctl(["workload", "exec", "web", "--", "sh", "-c", script], "", 120_000);
-const pool = async (): Promise<PoolJson> => {
-  const { pools } = JSON.parse(await capsule.ctl(["pool", "list", "-o", "json"])) as { pools: PoolJson[] };
-  const [found] = pools;
-  assert.ok(found !== undefined);
-  return found;
-};
+const pool = (): Promise<PoolJson> => poolOf(capsule);
 const manifest =
   "kind: Volume\nname: data\nsize: 1GiB\n---\nkind: Container\nname: web\ncontainer:\n  image: busybox:1\n  command: [sleep, 1d]\n  stopTimeout: 0s\n  mounts: [{volumeName: data, mountPath: /data}]\n";
 

@@ -5,6 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import { leftOf, workloadOf } from "../support/machines.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
@@ -19,7 +20,7 @@ after(async () => {
 });
 
 const machine = (name: string, fields: string, kind: "MicroVM" | "Container" = "MicroVM"): string =>
-  `kind: ${kind}\nname: ${name}\n${kind === "MicroVM" ? "microVm" : "container"}:\n  image: busybox:1\n${fields}\n`;
+  workloadOf(kind, name, "busybox:1", fields);
 const script = (text: string): string =>
   `  command: [sh, -c, ${JSON.stringify(text)}]\n  stopTimeout: 1s\n  memoryMib: 128`;
 const sh = (name: string, text: string): Promise<string> =>
@@ -46,21 +47,6 @@ async function untilLogged(name: string, expected: RegExp): Promise<void> {
     await sleep(100);
   }
   assert.match(logs, expected);
-}
-
-/** Everything that the capsule has of a machine: processes, directory, link, cgroups. */
-async function leftOf(uid: string): Promise<string> {
-  const look = [
-    `ls -d /run/capsule/vm/${uid} /perm/workloads/${uid} 2>/dev/null`,
-    `ip link show c-${uid} 2>/dev/null`,
-    `find /sys/fs/cgroup -maxdepth 3 -name ${uid}`,
-    `ls /run/capsule/pools/default/disks | grep ${uid}`,
-  ];
-  const things = await capsule.host.exec(["sh", "-c", `{ ${look.join("; ")}; } || true`]);
-  // A pattern that does not find the one who looks.
-  const pattern = `[${uid[0]}]${uid.slice(1)}`;
-  const processes = await capsule.host.exec(["sh", "-c", `grep -l "${pattern}" /proc/[0-9]*/cmdline || true`]);
-  return `${things}${processes}`.trim();
 }
 
 describe("a microVM", { timeout: 600_000 }, () => {
@@ -112,6 +98,35 @@ describe("a microVM", { timeout: 600_000 }, () => {
     );
   });
 
+  test("stands still while it is paused, and its clock is right afterwards", async () => {
+    const { status } = await capsule.workload("counts");
+    await capsule.ctl(["workload", "pause", "counts", wait]);
+    await sleep(1_000);
+    const lines = await capsule.ctl(["workload", "logs", "counts"]);
+    assert.match((await capsule.try(["workload", "exec", "counts", "--", "true"])).stderr, /paused.*workload resume/);
+    await capsule.killCapsuled();
+    await capsule.startCapsuled();
+    await capsule.untilServing();
+    await sleep(2_000);
+    assert.equal(await capsule.ctl(["workload", "logs", "counts"]), lines);
+    await capsule.ctl(["workload", "resume", "counts", wait]);
+    assert.equal((await capsule.workload("counts")).status?.pid, status?.pid);
+    const seconds = Number(await sh("counts", "date +%s"));
+    assert.ok(Math.abs(seconds - Date.now() / 1_000) < 3, `${seconds} for ${Date.now() / 1_000}`);
+    await untilLogged("counts", new RegExp(`^line ${lines.trim().split("\n").length + 1}$`, "m"));
+  });
+
+  test("shows its console", async () => {
+    const console = await capsule.ctl(["workload", "logs", "counts", "--serial"]);
+    assert.match(console, /capsule-guest: ready/);
+    assert.equal(
+      (await capsule.ctl(["workload", "logs", "counts", "--serial", "-n", "1"])).trim().split("\n").length,
+      1,
+    );
+    const both = await capsule.try(["workload", "logs", "counts", "--serial", "--stdout"]);
+    assert.deepEqual([both.code, both.stderr.includes("a log of its own")], [2, true]);
+  });
+
   test("whose monitor is killed starts again, and it is told why", async () => {
     const { status } = await capsule.workload("counts");
     await capsule.host.exec(["kill", "-9", String(status?.pid)]);
@@ -132,7 +147,7 @@ describe("a microVM", { timeout: 600_000 }, () => {
     assert.equal(await sh("web", "cat /kept"), "kept\n");
     const uids = await Promise.all(["web", "counts"].map(uidOf));
     for (const name of ["web", "counts"]) await capsule.ctl(["workload", "delete", name]);
-    for (const uid of uids) assert.equal(await leftOf(uid), "");
+    for (const uid of uids) assert.equal(await leftOf(capsule, uid), "");
   });
 
   test("has a volume as its disk; as a container it sees the same data, and back", async () => {
@@ -155,10 +170,11 @@ describe("a microVM", { timeout: 600_000 }, () => {
 
   test("that cannot be is refused with the reason, and the next one works", async () => {
     for (const [fields, expected] of [
-      ["  memoryMib: 8", /microVm\.memoryMib.*at least 64/],
+      ["  memoryMib: 8", /microVm\.memoryMib.*at least 96/],
       ["  networkMode: HOST", /microVm\.networkMode/],
       ["  kernelPath: /vmlinuz", /microVm\.kernelPath/],
-      ["  vcpus: 1000", /microVm\.vcpus/],
+      ["  vcpus: 1000", /microVm\.vcpus.*processors/],
+      ["  backend: FIRECRACKER", /microVm\.backend.*without Firecracker/],
     ] as const) {
       const { code, stderr } = await capsule.apply(machine("wrong", fields));
       assert.notEqual(code, 0);

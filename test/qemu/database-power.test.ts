@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { checkInWorkload, checkVolume, committed, databaseManifest } from "../support/database.ts";
 import { QemuHost } from "../support/qemu/qemu-host.ts";
 import { Random } from "../support/random.ts";
-import { TestCapsule } from "../support/test-capsule.ts";
+import { askAgainMs, TestCapsule } from "../support/test-capsule.ts";
 import { snapshotsOf } from "../support/volumes.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
@@ -46,7 +46,7 @@ async function untilWriting(): Promise<Record<string, number>> {
     const names = Object.keys(now);
     if (names.length === 2 && names.every((name) => now[name] !== before[name])) return now;
     assert.ok(Date.now() < deadline, JSON.stringify(now));
-    await sleep(200);
+    await sleep(askAgainMs);
   }
 }
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { checkVolume, committed, databaseManifest, databases } from "../support/database.ts";
-import { emulated, TestCapsule } from "../support/test-capsule.ts";
+import { askAgainMs, emulated, TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
 before(async () => {
@@ -13,7 +13,7 @@ before(async () => {
   const deadline = Date.now() + 60_000;
   while (Object.keys(await committed(capsule, "db")).length < databases.length) {
     assert.ok(Date.now() < deadline, await capsule.ctl(["workload", "logs", "db"]));
-    await sleep(100);
+    await sleep(askAgainMs);
   }
 });
 after(async () => await capsule?.stop());
@@ -54,6 +54,6 @@ test("a restore gives back what the snapshot held, and the database goes on", as
     // It may have gone back to a smaller number: that it says another one is what counts.
     if (databases.every((file) => now[file] !== undefined && now[file] !== before[file])) break;
     assert.ok(Date.now() < deadline, JSON.stringify(now));
-    await sleep(200);
+    await sleep(askAgainMs);
   }
 });

@@ -7,11 +7,11 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Random } from "../support/random.ts";
-import { emulated, TestCapsule } from "../support/test-capsule.ts";
+import { askAgainMs, emulated, TestCapsule } from "../support/test-capsule.ts";
 import { disksOf, isUnfinished, readWitness, snapshotsOf, volumesOf, writeWitness } from "../support/volumes.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
-const rounds = Number(process.env["ROUNDS"] ?? (emulated ? 6 : 24));
+const rounds = Number(process.env["ROUNDS"] ?? (emulated ? 3 : 24));
 const random = new Random(seed);
 
 let capsule: TestCapsule;
@@ -122,6 +122,6 @@ async function settled(): Promise<void> {
     const open = [...(await volumesOf(capsule)).values()].filter(({ status }) => status.phase !== "VOLUME_PHASE_READY");
     if (open.length === 0) return;
     assert.ok(Date.now() < deadline, open.map(({ spec, status }) => `${spec.name}: ${status.message}`).join("\n"));
-    await sleep(200);
+    await sleep(askAgainMs);
   }
 }

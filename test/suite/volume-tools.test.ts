@@ -5,7 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { patience, TestCapsule } from "../support/test-capsule.ts";
+import { sleeperOf } from "../support/machines.ts";
+import { askAgainMs, patience, TestCapsule } from "../support/test-capsule.ts";
+import { diskPath, volumesOf } from "../support/volumes.ts";
 
 let capsule: TestCapsule;
 let files: string;
@@ -19,8 +21,7 @@ after(async () => {
   if (files !== undefined) rmSync(files, { recursive: true, force: true });
 });
 
-const user = (name: string): string =>
-  `kind: Container\nname: ${name}\ncontainer:\n  image: busybox:1\n  command: [sleep, 1d]\n  stopTimeout: 0s\n  mounts: [{volumeName: data, mountPath: /data}]\n`;
+const user = (name: string): string => sleeperOf(name, "  mounts: [{volumeName: data, mountPath: /data}]\n");
 const mount = (...words: string[]): Promise<string> => capsule.ctl(["volume", "mount", ...words]);
 
 async function nothingIsLeft(): Promise<void> {
@@ -31,7 +32,7 @@ async function nothingIsLeft(): Promise<void> {
     const left = await capsule.host.exec(["sh", "-c", script]);
     if (left.trim() === "") return;
     assert.ok(Date.now() < deadline, left);
-    await sleep(200);
+    await sleep(askAgainMs);
   }
 }
 
@@ -124,9 +125,43 @@ describe("check and repair", () => {
     await capsule.ctl(["workload", "delete", "web"]);
   });
 
+  test("one that noted an error is looked through, and used again when nothing is wrong", async () => {
+    assert.equal((await capsule.apply(user("web"), "--wait=60s")).code, 0);
+    // As the kernel does at an error. A sysfs of its own, for the capsule's may be read-only.
+    const trigger = `d=$(mktemp -d -p /run); mount -t sysfs sysfs $d; echo test >$d/fs/ext4/${await mountedDevice()}/trigger_fs_error; umount $d; rmdir $d`;
+    await capsule.host.exec(["sh", "-ec", trigger]);
+    assert.notEqual((await capsule.try(["workload", "exec", "web", "--", "touch", "/data/more"])).code, 0, "read-only");
+    await capsule.ctl(["workload", "restart", "web", "--wait=60s"]);
+    await capsule.ctl(["workload", "exec", "web", "--", "touch", "/data/more"]);
+    assert.match(await capsule.ctl(["workload", "events"]), /volume\/data +Normal +Checked/);
+    await capsule.ctl(["workload", "delete", "web"]);
+  });
+
+  test("one that noted an error and has one is told with the words of e2fsck, and left as it is", async () => {
+    const path = await diskPath(capsule, "data");
+    // The first group's descriptor says where its bitmap of blocks is (1 KiB each): its checksum does not fit any more.
+    const ruin = `b=$(od -An -tu4 -j2048 -N4 ${path}); dd if=/dev/zero of=${path} conv=notrunc bs=1024 seek=$((b)) count=1 2>/dev/null; sync`;
+    await capsule.host.exec(["sh", "-c", ruin]);
+    assert.equal((await capsule.apply(user("web"), "--wait=60s")).code, 0);
+    await capsule.try(["workload", "exec", "web", "--", "sh", "-c", "echo x >/data/new; sync"]);
+    await capsule.ctl(["workload", "stop", "web", "--wait"]);
+    const { phase, message = "" } = (await volumesOf(capsule)).get("data")?.status ?? {};
+    assert.equal(phase, "VOLUME_PHASE_FAILED", message);
+    assert.match(message, /bitmap.*volume repair data/);
+    await capsule.ctl(["workload", "start", "web"]);
+    await capsule.until(
+      "web",
+      ({ status: { phase, message } }) => phase === "PHASE_FAILED" && /bitmap/.test(message),
+      "failed",
+    );
+    await capsule.ctl(["workload", "delete", "web"]);
+    assert.match(await capsule.ctl(["volume", "repair", "data"]), /repaired/);
+    assert.equal((await capsule.try(["volume", "check", "data"])).code, 0);
+    assert.equal(await mount("data", "cat", "/mnt/file"), "hello\n");
+  });
+
   test("a damaged one is told, repaired when that is asked for, and kept as it was", async () => {
-    const find = "ls /dev/capsule/vol-data /run/capsule/pools/default/disks/vol-data@*.img 2>/dev/null | head -n 1";
-    const path = (await capsule.host.exec(["sh", "-c", find])).trim();
+    const path = await diskPath(capsule, "data");
     // The superblock itself; its copy is used.
     const zero = `dd if=/dev/zero of=${path} conv=notrunc bs=1024 seek=1 count=1 2>/dev/null; sync`;
     await capsule.host.exec(["sh", "-c", zero]);
@@ -142,3 +177,9 @@ describe("check and repair", () => {
     assert.match(await capsule.ctl(["volume", "snapshots", "data"]), /before-repair-/);
   });
 });
+
+/** The kernel's name for the device of the volume that is mounted: the node that mount(8) shows may have another. */
+async function mountedDevice(): Promise<string> {
+  const number = "$(grep ' /run/capsule/volumes/' /proc/self/mountinfo | head -n 1 | cut -d' ' -f3)";
+  return (await capsule.host.exec(["sh", "-c", `basename $(readlink -f /sys/dev/block/${number})`])).trim();
+}

@@ -10,6 +10,7 @@ import { repositoryRoot } from "../../image/paths.ts";
 import { buildImages } from "../images/build.ts";
 import type { Host } from "./host.ts";
 import type { ListWorkloadsResponseJson, WorkloadJson } from "./json.ts";
+import { isMachine } from "./kind.ts";
 import { NamespaceHost } from "./namespace-host.ts";
 import { QemuHost } from "./qemu/qemu-host.ts";
 
@@ -22,12 +23,26 @@ export interface Result {
 /** The capsule is a machine, and an emulated one where there is no KVM: everything takes longer. */
 export const emulated = process.env["CAPSULE_RUNNER"] === "qemu";
 
-/** So many times as long a test waits there for what it expects; in how much time it comes is not what is tested. */
-export const patience = emulated ? 6 : 1;
+/** A test that waits asks again after so many milliseconds. A machine that is asked all the time does nothing else, so much does an answer take it. */
+export const askAgainMs = emulated ? 1_000 : 100;
+
+/**
+ * So many times as long a test waits there for what it expects, or where its workloads are emulated; in how much time it comes is not
+ * what is tested.
+ */
+export const patience = emulated || isMachine ? 6 : 1;
+
+const waitOption = /^--wait=([0-9]+)s$/;
 
 /** The wait of a command is one of those limits. */
 function patient(arg: string): string {
-  return arg.replace(/^--wait=([0-9]+)s$/, (_, seconds) => `--wait=${Number(seconds) * patience}s`);
+  return arg.replace(waitOption, (_, seconds) => `--wait=${Number(seconds) * patience}s`);
+}
+
+/** How long a command may take: a minute longer than it was told to wait itself, so that it is the one that says what is missing. */
+function commandLimitMs(args: readonly string[]): number {
+  const waits = args.map((arg) => Number(waitOption.exec(arg)?.[1] ?? 0));
+  return (Math.max(60, ...waits) + 60) * 1_000 * patience;
 }
 
 export class TestCapsule {
@@ -82,7 +97,11 @@ export class TestCapsule {
   }
 
   /** Runs capsulectl; throws when it ends with another code than 0. */
-  async ctl(args: readonly string[], input: string | Uint8Array = "", timeoutMs = 120_000 * patience): Promise<string> {
+  async ctl(
+    args: readonly string[],
+    input: string | Uint8Array = "",
+    timeoutMs = commandLimitMs(args),
+  ): Promise<string> {
     const { code, stdout, stderr } = await this.try(args, input, timeoutMs);
     if (code !== 0) throw new Error(`capsulectl ${args.join(" ")} ended with ${code}:\n${stderr}`);
     return stdout;
@@ -92,7 +111,7 @@ export class TestCapsule {
   async try(
     args: readonly string[],
     input: string | Uint8Array = "",
-    timeoutMs = 120_000 * patience,
+    timeoutMs = commandLimitMs(args),
     configHome = this.configHome,
   ): Promise<Result> {
     const child = spawn(join(repositoryRoot, "capsulectl"), args.map(patient), {
@@ -138,7 +157,7 @@ export class TestCapsule {
       if (holds(workload)) return workload;
       if (Date.now() > deadline)
         throw new Error(`${name}: not ${what} within ${timeoutMs} ms: ${JSON.stringify(workload.status)}`);
-      await sleep(100);
+      await sleep(askAgainMs);
     }
   }
 
@@ -174,7 +193,7 @@ export class TestCapsule {
         return;
       }
       if (Date.now() > deadline) throw new Error(`capsuled does not serve: ${await this.log()}`);
-      await sleep(20);
+      await sleep(askAgainMs);
     }
   }
 

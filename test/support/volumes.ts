@@ -18,6 +18,27 @@ export async function snapshotsOf(capsule: TestCapsule, volume: string): Promise
   return (JSON.parse(text) as { snapshots: { name: string }[] }).snapshots.map(({ name }) => name);
 }
 
+export interface PoolJson {
+  readonly sizeBytes: string;
+  readonly usedBytes: string;
+  readonly promisedBytes: string;
+  readonly message: string;
+}
+
+/** The first pool, which is the default one. */
+export async function poolOf(capsule: TestCapsule): Promise<PoolJson> {
+  const { pools } = JSON.parse(await capsule.ctl(["pool", "list", "-o", "json"])) as { pools: PoolJson[] };
+  const [found] = pools;
+  if (found === undefined) throw new Error("the capsule has no pool");
+  return found;
+}
+
+/** Where the disk of a volume is on the capsule: a device, or a file. */
+export async function diskPath(capsule: TestCapsule, volume: string): Promise<string> {
+  const text = `ls /dev/capsule/vol-${volume} /run/capsule/pools/default/disks/vol-${volume}@*.img 2>/dev/null | head -n 1`;
+  return (await capsule.host.exec(["sh", "-c", text])).trim();
+}
+
 /** Every disk of the pool: its name, and for a pool of files whether it is in new/ or disks/. */
 export async function disksOf(capsule: TestCapsule): Promise<string[]> {
   const script =

@@ -26,6 +26,10 @@ pub enum DiskError {
     Mount(String, Errno),
     /// {0:?} cannot be made: {1}
     Directory(PathBuf, io::Error),
+    /// a volume that is read-only has no directory {0:?} (subPath)
+    NoDirectory(String),
+    /// a volume has something else than a directory on the way to {0:?} (subPath)
+    NotDirectory(String),
 }
 
 pub fn volume_dir(index: usize) -> PathBuf {
@@ -136,9 +140,14 @@ fn make_below(volume: &Path, path: &str) -> Result<(), DiskError> {
     for name in path.split('/').filter(|name| !name.is_empty()) {
         match mkdirat(&dir, name, Mode::from_bits_truncate(0o755)) {
             Ok(()) | Err(Errno::EEXIST) => {}
+            Err(Errno::EROFS) => return Err(DiskError::NoDirectory(path.into())),
             Err(errno) => return Err(fault(errno)),
         }
-        dir = openat2(&dir, name, how).map_err(fault)?;
+        dir = match openat2(&dir, name, how) {
+            Ok(below) => below,
+            Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(DiskError::NotDirectory(path.into())),
+            Err(errno) => return Err(fault(errno)),
+        };
     }
     Ok(())
 }

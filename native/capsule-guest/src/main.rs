@@ -1,5 +1,5 @@
 //! `capsule-guest`: PID 1 of a microVM. It readies the guest, runs one payload as an OCI container, and answers the capsule
-//! over vsock (proto/capsule/v1/guest.proto). Nothing in the guest is worth more than the payload's data: whatever ends
+//! over a virtio serial port (proto/capsule/v1/guest.proto). Nothing in the guest is worth more than the payload's data: whatever ends
 //! this program flushes the disks if it can, and powers the machine off.
 
 mod boot;
@@ -14,7 +14,9 @@ mod logs;
 mod network;
 mod oci;
 mod payload;
+mod port;
 mod power;
+mod pressure;
 mod reaper;
 mod service;
 mod stats;

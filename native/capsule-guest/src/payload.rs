@@ -5,7 +5,7 @@ use crate::logs::{Logs, time_of};
 use crate::reaper::Reaper;
 use crate::streams::Pipe;
 use crate::tool::{self, reason};
-use crate::{cgroup, disks, freeze, network, oci, users};
+use crate::{cgroup, disks, freeze, network, oci, pressure, users};
 use capsule_payload::cri::Stream;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::time::TimeSpec;
@@ -32,6 +32,7 @@ pub struct Payload {
     begun: AtomicBool,
     disks: AtomicUsize,
     pid: AtomicI32,
+    was_starved: AtomicBool,
     user: std::sync::OnceLock<String>,
 }
 
@@ -49,6 +50,7 @@ impl Payload {
             begun: AtomicBool::new(false),
             disks: AtomicUsize::new(0),
             pid: AtomicI32::new(0),
+            was_starved: AtomicBool::new(false),
             user: std::sync::OnceLock::new(),
         }
     }
@@ -121,6 +123,11 @@ impl Payload {
             state.state = GuestState::Running.into();
             state.started_at = Some(started_at);
         });
+        let watched = std::sync::Arc::clone(self);
+        tokio::spawn(async move {
+            let on_kill = || watched.was_starved.store(true, Ordering::Relaxed);
+            pressure::watch(|| watched.pid().is_ok(), on_kill).await;
+        });
         let own = std::sync::Arc::clone(self);
         tokio::spawn(async move {
             let code = end.await.unwrap_or(255);
@@ -137,7 +144,8 @@ impl Payload {
 
     fn note_end(&self, code: i32) {
         self.pid.store(0, Ordering::Relaxed);
-        let killed_for_memory = code == 137 && cgroup::was_out_of_memory();
+        let was_starved = self.was_starved.load(Ordering::Relaxed);
+        let killed_for_memory = code == 137 && (was_starved || cgroup::was_out_of_memory());
         self.state.send_modify(|state| {
             state.state = GuestState::Exited.into();
             state.exit_code = code;

@@ -13,18 +13,17 @@ use crate::freeze::Frozen;
 use crate::log_stream::send_logs;
 use crate::payload::{Payload, set_time};
 use crate::reaper::Reaper;
-use crate::{copy, exec, power, stats};
+use crate::{copy, exec, port, power, stats};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc::{self, Sender};
+use tokio::time::timeout;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_stream::{Stream, StreamExt};
-use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-/// As guest.proto says.
-const PORT: u32 = 1024;
 /// Answers that wait for the connection: a caller that is slow slows down what it asks for.
 const QUEUE: usize = 4;
 /// Of one stream: large enough that the two ends do not wait for each other at every chunk.
@@ -32,6 +31,8 @@ const WINDOW: u32 = 1024 * 1024;
 
 /// Files and the configuration of a payload come in one message.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
+/// Longer than capsuled gives a snapshot (microvm/freeze.ts). The end of a connection may be lost, and writers wait.
+const MAX_FROZEN: Duration = Duration::from_secs(25);
 /// Blocking calls (mounts, flushes) are rare, and never many at once.
 const MAX_BLOCKING: usize = 4;
 
@@ -44,7 +45,9 @@ pub fn serve() -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let reaper = Reaper::start().map_err(|error| error.to_string())?;
-        let listener = VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, PORT)).map_err(|error| error.to_string())?;
+        let incoming = port::listen()
+            .await
+            .map_err(|error| format!("its port cannot be opened: {error}"))?;
         say("ready");
         let agent = Agent {
             payload: Arc::new(Payload::new(reaper)),
@@ -53,18 +56,10 @@ pub fn serve() -> Result<(), String> {
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW * 4)
             .add_service(GuestAgentServer::new(agent).max_decoding_message_size(MAX_MESSAGE))
-            .serve_with_incoming(listener.incoming().filter(from_capsule))
+            .serve_with_incoming(ReceiverStream::new(incoming))
             .await
             .map_err(|error| error.to_string())
     })
-}
-
-/// What is in the guest has no business here.
-fn from_capsule(stream: &std::io::Result<VsockStream>) -> bool {
-    match stream {
-        Ok(stream) => stream.peer_addr().is_ok_and(|peer| peer.cid() == VMADDR_CID_HOST),
-        Err(_) => true,
-    }
 }
 
 struct Agent {
@@ -179,7 +174,7 @@ impl GuestAgent for Agent {
         let (sender, response) = answers();
         tokio::spawn(async move {
             if sender.send(Ok(FreezeVolumeResponse {})).await.is_ok() {
-                sender.closed().await;
+                let _ = timeout(MAX_FROZEN, sender.closed()).await;
             }
             drop(frozen);
         });

@@ -18,10 +18,13 @@ pub fn read() -> PayloadStatsResponse {
 }
 
 fn kib(text: &str, key: &str) -> u64 {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse::<u64>().ok());
-    value.unwrap_or(0) * 1024
+    find_kib(text, key).unwrap_or(0) * 1024
+}
+
+/// A number of a line `KEY NUMBER kB`, as the kernel tells of memory.
+pub fn find_kib(text: &str, key: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.split_whitespace().next()?.parse().ok())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Descriptors of the payload's and of commands' output and input: pipes and terminals, read and written without a thread.
+//! Pipes, terminals and ports, read and written without a thread.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use tokio::io::unix::AsyncFd;
 
-/// One end of a pipe or a terminal.
+/// One end of a pipe, a terminal or a virtio serial port.
 pub struct Pipe(AsyncFd<OwnedFd>);
 
 impl Pipe {
@@ -24,6 +24,8 @@ impl Pipe {
             let tried = ready.try_io(|fd| Ok(nix::unistd::read(fd.get_ref(), buffer)));
             match tried {
                 Ok(Ok(Ok(count))) => return Ok(count),
+                // The caller of a port was gone, and there is one again.
+                Ok(Ok(Err(nix::errno::Errno::EAGAIN))) if ready.ready().is_read_closed() => return Ok(0),
                 Ok(Ok(Err(nix::errno::Errno::EAGAIN))) => ready.clear_ready(),
                 Ok(Ok(Err(nix::errno::Errno::EINTR))) | Err(_) => {}
                 Ok(Ok(Err(nix::errno::Errno::EIO))) => return Ok(0),
@@ -35,17 +37,29 @@ impl Pipe {
 
     pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
+            let count = self.write(data).await?;
+            data = &data[count..];
+        }
+        Ok(())
+    }
+
+    /// Writes some of it.
+    pub async fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        loop {
             let mut ready = self.0.writable().await?;
             let tried = ready.try_io(|fd| Ok(nix::unistd::write(fd.get_ref(), data)));
             match tried {
-                Ok(Ok(Ok(count))) => data = &data[count..],
+                Ok(Ok(Ok(count))) => return Ok(count),
+                // A port without a caller.
+                Ok(Ok(Err(nix::errno::Errno::EAGAIN))) if ready.ready().is_write_closed() => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
                 Ok(Ok(Err(nix::errno::Errno::EAGAIN))) => ready.clear_ready(),
                 Ok(Ok(Err(nix::errno::Errno::EINTR))) | Err(_) => {}
                 Ok(Ok(Err(errno))) => return Err(errno.into()),
                 Ok(Err(error)) => return Err(error),
             }
         }
-        Ok(())
     }
 
     pub fn raw(&self) -> i32 {

@@ -50,6 +50,10 @@ export async function waitUntilStopped(capsule: Capsule, name: string, timeoutMs
   );
 }
 
+export async function waitUntilPaused(capsule: Capsule, name: string, timeoutMs: number): Promise<void> {
+  await watch(capsule, [name], timeoutMs, (workload, gone) => gone !== undefined || workload?.status?.paused === true);
+}
+
 export async function waitUntilGone(capsule: Capsule, names: readonly string[], timeoutMs: number): Promise<void> {
   const missing = new Set(names);
   await watch(capsule, names, timeoutMs, (_, gone, synced) => {
@@ -84,7 +88,7 @@ async function watch(capsule: Capsule, names: readonly string[], timeoutMs: numb
 
 function stateOf({ spec, generation, status }: Workload): "up" | "ended" | "waiting" {
   if (status === undefined || status.observedGeneration < generation) return "waiting";
-  if (status.phase === Phase.RUNNING) return "up";
+  if (status.phase === Phase.RUNNING) return status.paused ? "waiting" : "up";
   const policy = spec?.kind.value?.restartPolicy;
   if (policy !== RestartPolicy.NEVER && policy !== RestartPolicy.ON_FAILURE) return "waiting";
   if (status.phase === Phase.STOPPED && status.lastExit?.code === 0) return "up";

@@ -1,6 +1,7 @@
 /** capsuled: wiring, nothing else. */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
+import { availableParallelism, totalmem } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import {
   CapsuleService,
@@ -132,6 +133,11 @@ const manager = new WorkloadManager({
   store,
   images,
   volumes: volumeManager,
+  machines: {
+    vcpus: availableParallelism(),
+    memoryMib: Math.floor(totalmem() / 1024 ** 2),
+    unavailable: (backend) => machines.unavailable(backend),
+  },
   allocate: (uid) => network.addressesOf(uid),
 });
 await volumes.start();

@@ -1,8 +1,11 @@
 /** A capsule in a virtual machine: the image as it is built, and beside its initramfs an agent for the tests. */
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
+import { type IncomingMessage, request } from "node:http";
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { diskPath } from "../../../image/image.ts";
 import { buildKernel } from "../../../image/kernel.ts";
@@ -14,6 +17,9 @@ import { addAgent, agentPort } from "./agent.ts";
 import { copySaved, savedMachine } from "./saved-machine.ts";
 
 const bootTimeoutMs = 240_000;
+/** For a command, and for one that only asks whether somebody is there; in milliseconds. */
+const commandMs = 60_000;
+const answerMs = 3_000;
 
 export interface QemuHostOptions {
   readonly dir: string;
@@ -77,7 +83,7 @@ export class QemuHost implements Host {
   async untilAgent(): Promise<void> {
     const deadline = Date.now() + bootTimeoutMs;
     for (;;) {
-      const up = await this.exec(["true"]).then(
+      const up = await this.#call(["true"], "", answerMs).then(
         () => true,
         () => false,
       );
@@ -89,15 +95,18 @@ export class QemuHost implements Host {
   }
 
   async exec(argv: readonly string[], input = ""): Promise<string> {
-    const response = await fetch(`http://127.0.0.1:${this.#agent}/`, {
-      method: "POST",
-      body: JSON.stringify({ argv, input: Buffer.from(input).toString("base64") }),
-      // A forwarded port takes connections before anybody is behind it.
-      signal: AbortSignal.timeout(60_000),
-    });
-    const { code, stdout, stderr } = (await response.json()) as { code: number; stdout: string; stderr: string };
-    if (code !== 0) throw new CommandError(argv, code, stderr);
-    return Buffer.from(stdout, "base64").toString("utf8");
+    return await this.#call(argv, input, commandMs);
+  }
+
+  async #call(argv: readonly string[], input: string, timeoutMs: number): Promise<string> {
+    const words = JSON.stringify({ argv, input: Buffer.from(input).toString("base64") });
+    const answer = JSON.parse(await post(this.#agent, words, timeoutMs)) as {
+      code: number;
+      stdout: string;
+      stderr: string;
+    };
+    if (answer.code !== 0) throw new CommandError(argv, answer.code, answer.stderr);
+    return Buffer.from(answer.stdout, "base64").toString("utf8");
   }
 
   async endpoint(port: number): Promise<string> {
@@ -112,7 +121,7 @@ export class QemuHost implements Host {
 
   /** Another one after each boot. */
   async bootId(): Promise<string> {
-    return (await this.exec(["cat", "/proc/sys/kernel/random/boot_id"])).trim();
+    return (await this.#call(["cat", "/proc/sys/kernel/random/boot_id"], "", answerMs)).trim();
   }
 
   /** Resolves when the machine has come up again by itself. */
@@ -178,6 +187,16 @@ async function powerOn(
     temporary: true,
     ...(from === undefined ? {} : { from }),
   });
+}
+
+/** A connection of its own: one that was kept would outlive the machine at its other end, and nobody would tell. */
+async function post(port: number, body: string, timeoutMs: number): Promise<string> {
+  const signal = AbortSignal.timeout(timeoutMs);
+  const call = request({ host: "127.0.0.1", port, method: "POST", agent: false, signal });
+  call.on("error", () => undefined); // told by `once` and `text`
+  call.end(body);
+  const [response] = (await once(call, "response", { signal })) as [IncomingMessage];
+  return await text(response);
 }
 
 async function freePort(): Promise<number> {

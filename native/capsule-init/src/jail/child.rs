@@ -22,12 +22,22 @@ const MAX_OPEN_FILES: u64 = 1024;
 /// As a shell says that a program could not be started.
 const CANNOT_START: i32 = 127;
 
+/// What the program gets, beside its configuration.
+pub struct Given {
+    /// From descriptor 3 on; `None` where there is nothing.
+    pub descriptors: Vec<Option<OwnedFd>>,
+    /// In the place of its standard output and error.
+    pub output: OwnedFd,
+    /// Has one byte when it may start.
+    pub wait_go: OwnedFd,
+}
+
 /// Never returns: the program takes the place of this process, or it ends.
-pub fn become_program(config: &Config, descriptors: Vec<Option<OwnedFd>>, wait_go: OwnedFd) -> ! {
-    match prepare(config, descriptors, wait_go) {
+pub fn become_program(config: &Config, given: Given) -> ! {
+    match prepare(config, given) {
         Ok(never) => match never {},
         Err(error) => {
-            // To the program's output if that is open already, else to capsuled.
+            // To the program's output if that has its place already, else to capsuled.
             eprintln!("capsule-init jail: {error}");
             process::exit(CANNOT_START)
         }
@@ -36,16 +46,13 @@ pub fn become_program(config: &Config, descriptors: Vec<Option<OwnedFd>>, wait_g
 
 fn prepare(
     config: &Config,
-    descriptors: Vec<Option<OwnedFd>>,
-    wait_go: OwnedFd,
+    Given {
+        descriptors,
+        output,
+        wait_go,
+    }: Given,
 ) -> Result<std::convert::Infallible, JailError> {
     let system = |what| move |errno| JailError::System(what, errno);
-    let output = open(
-        &config.output,
-        OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_CLOEXEC,
-        Mode::from_bits_truncate(0o640),
-    )
-    .map_err(|errno| JailError::File(config.output.clone(), errno.into()))?;
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(system("/dev/null"))?;
     let apart =
         CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
@@ -60,6 +67,7 @@ fn prepare(
     place(null.as_raw_fd(), 0)?;
     place(output.as_raw_fd(), 1)?;
     place(output.as_raw_fd(), 2)?;
+    drop(output);
     give_up_rights(config)?;
     place_all(descriptors)?;
     let words: Vec<CString> = config

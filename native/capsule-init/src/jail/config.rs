@@ -22,9 +22,20 @@ pub struct Config {
     pub open: Vec<OpenFile>,
     /// TAP interface that is made for it in the capsule's network: descriptor 3. It goes with the last process that has it.
     pub tap: Option<String>,
-    /// Its standard output and error are appended to this file.
-    pub output: PathBuf,
+    /// Its standard output and error go to this log.
+    pub output: Output,
     pub argv: Vec<String>,
+}
+
+/// A log in the form of a payload's (capsule-payload, `cri`): it is rotated, so no program can fill the disk with it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Output {
+    pub dir: PathBuf,
+    pub name: String,
+    pub max_bytes: u64,
+    /// Kept in all, the current one included; at least 1.
+    pub max_files: u32,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,6 +1,6 @@
 //! `capsule-init jail CONFIG.json`: runs a virtual machine monitor so that it can do nothing but its work, and outlives
 //! capsuled. The program gets namespaces and a root of its own, another user, no capabilities, and the descriptors that it
-//! needs; this process stays outside, as small as it is, and notes how the program ended.
+//! needs; this process stays outside, as small as it is, writes down what the program says, and notes how it ended.
 //!
 //! It writes `ready` to its standard output when all is prepared and waits for a line `go` on its standard input: until
 //! then the program runs no instruction. If the input ends before, nothing runs. Files: `PREFIX.pid` has the program's pid and
@@ -11,7 +11,10 @@ mod config;
 mod root;
 mod tap;
 
-use config::Config;
+use capsule_payload::cri::{CriLog, Stream};
+use capsule_payload::rotating::Rotation;
+use child::Given;
+use config::{Config, Output};
 use displaydoc::Display;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
@@ -22,7 +25,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stdin, dup2_stdout, fork, pipe2, setsid};
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -64,23 +67,28 @@ fn run(path: &Path) -> Result<(), JailError> {
     join_cgroups(&config)?;
     let descriptors = open_all(&config)?;
     let (wait_go, say_go) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| JailError::System("pipe", errno))?;
+    let (said, output) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| JailError::System("pipe", errno))?;
     unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| JailError::System("unshare", errno))?;
     // SAFETY: this process has one thread.
     match unsafe { fork() }.map_err(|errno| JailError::System("fork", errno))? {
         ForkResult::Child => {
-            drop(say_go);
-            child::become_program(&config, descriptors, wait_go)
+            drop((say_go, said));
+            let given = Given {
+                descriptors,
+                output,
+                wait_go,
+            };
+            child::become_program(&config, given)
         }
         ForkResult::Parent { child } => {
-            drop(wait_go);
-            drop(descriptors);
-            watch(&config, child, say_go)
+            drop((wait_go, output, descriptors));
+            watch(&config, child, say_go, said)
         }
     }
 }
 
-/// The outer process: says when all is ready, lets the program go, and notes its end.
-fn watch(config: &Config, child: Pid, say_go: OwnedFd) -> Result<(), JailError> {
+/// The outer process: says when all is ready, lets the program go, writes its log, and notes its end.
+fn watch(config: &Config, child: Pid, say_go: OwnedFd, said: OwnedFd) -> Result<(), JailError> {
     write_whole(config, "pid", &format!("{child} {}\n", start_time(child)?))?;
     // SAFETY: the default action of SIGTERM and SIGINT would end the watcher before the program.
     for ignored in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -96,6 +104,7 @@ fn watch(config: &Config, child: Pid, say_go: OwnedFd) -> Result<(), JailError> 
     let _ = say_go.write_all(b"g");
     drop(say_go);
     detach();
+    write_log(&config.output, fs::File::from(said));
     let end = loop {
         match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, code)) => break format!("exit {code}\n"),
@@ -105,6 +114,30 @@ fn watch(config: &Config, child: Pid, say_go: OwnedFd) -> Result<(), JailError> 
         }
     };
     write_whole(config, "exit", &end)
+}
+
+/// Until the program has ended: it is the first of its processes, so none is left then that could write.
+fn write_log(output: &Output, mut said: fs::File) {
+    let mut log = CriLog::new(Rotation {
+        dir: output.dir.clone(),
+        name: output.name.clone(),
+        max_bytes: output.max_bytes,
+        files: output.max_files,
+    });
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match said.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                // A console ends its lines as a terminal wants it.
+                let text: Vec<u8> = buffer[..count].iter().copied().filter(|byte| *byte != b'\r').collect();
+                log.push(Stream::Stdout, &text);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    log.finish(Stream::Stdout);
 }
 
 fn println_flushed(line: &str) -> io::Result<()> {

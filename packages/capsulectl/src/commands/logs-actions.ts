@@ -13,13 +13,17 @@ export interface LogsOptions {
   readonly timestamps?: boolean;
   readonly stdout?: boolean;
   readonly stderr?: boolean;
+  readonly serial?: boolean;
 }
 
 export async function logs({ capsule: chosen }: Globals, name: string, options: LogsOptions): Promise<void> {
   const streams = [
     ...(options.stdout === true ? [LogStream.STDOUT] : []),
     ...(options.stderr === true ? [LogStream.STDERR] : []),
+    ...(options.serial === true ? [LogStream.SERIAL] : []),
   ];
+  if (options.serial === true && streams.length > 1)
+    throw new CliError("--serial: the console is a log of its own: leave --stdout and --stderr out", exitCode.usage);
   const request = {
     name,
     follow: options.follow === true,

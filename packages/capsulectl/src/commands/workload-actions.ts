@@ -7,6 +7,7 @@ import {
   ListWorkloadsResponseSchema,
   Phase,
   Protocol,
+  RunState,
   StatsResponseSchema,
   type Workload,
   WorkloadSchema,
@@ -30,7 +31,7 @@ import {
   sayJson,
 } from "../output.ts";
 import { withCapsule } from "../session.ts";
-import { waitUntilGone, waitUntilStopped, waitUntilUp } from "../wait.ts";
+import { waitUntilGone, waitUntilPaused, waitUntilStopped, waitUntilUp } from "../wait.ts";
 
 const columns: Column<Workload>[] = [
   { title: "NAME", value: ({ spec }) => spec?.name ?? "" },
@@ -92,7 +93,7 @@ export async function describe({ capsule: chosen, format }: Globals, name: strin
       ["Name", spec?.name],
       ["Phase", `${Phase[status?.phase ?? 0]}, for ${age(status?.since)}`],
       ["Message", status?.message],
-      ["Wanted", desired === 2 ? "stopped" : "running"],
+      ["Wanted", RunState[desired].toLowerCase()],
       ["Image", `${spec?.kind.value?.image}${status?.imageDigest ? ` (${status.imageDigest})` : ""}`],
       ["Addresses", status?.addresses.join(", ") || undefined],
       ["Ports", portsOf(workload) === "-" ? undefined : portsOf(workload)],
@@ -131,25 +132,35 @@ export async function remove(
   });
 }
 
+const lifecycleCalls = {
+  start: "startWorkload",
+  stop: "stopWorkload",
+  restart: "restartWorkload",
+  pause: "pauseWorkload",
+  resume: "resumeWorkload",
+} as const;
+/** What is said of one when it was waited for; "runs" when it is not here. */
+const lifecycleEnds: Partial<Record<keyof typeof lifecycleCalls, string>> = { stop: "stopped", pause: "paused" };
+
 export async function lifecycle(
-  verb: "start" | "stop" | "restart",
+  verb: keyof typeof lifecycleCalls,
   { capsule: chosen, format }: Globals,
   name: string,
   options: { wait?: string | true },
 ): Promise<void> {
   const waitMs = waitOption(options.wait);
   await withCapsule(chosen, async (capsule) => {
-    const call = { start: "startWorkload", stop: "stopWorkload", restart: "restartWorkload" } as const;
     const before = (await capsule.workloads.getWorkload({ name })).workload;
-    const { workload } = await capsule.workloads[call[verb]]({ name });
+    const { workload } = await capsule.workloads[lifecycleCalls[verb]]({ name });
     const done = (action: string) => printDone(format, [{ kind: "workload", name, action }]);
     if (waitMs === undefined) return await done(`${verb} is asked for`);
     if (verb === "stop") await waitUntilStopped(capsule, name, waitMs);
+    else if (verb === "pause") await waitUntilPaused(capsule, name, waitMs);
     else {
       if (verb === "restart") await waitUntilChanged(capsule, name, before?.status?.pid ?? 0, waitMs);
       await waitUntilUp(capsule, [{ name, generation: workload?.generation ?? 0n }], waitMs);
     }
-    await done(verb === "stop" ? "stopped" : "runs");
+    await done(lifecycleEnds[verb] ?? "runs");
   });
 }
 

@@ -40,6 +40,8 @@ export function addWorkloadCommands(program: Command): void {
     ["start", "start a workload that is stopped, or that has ended"],
     ["stop", "stop a workload; it stays stopped until it is started"],
     ["restart", "stop and start a workload; with its image's new version if that was pushed or pulled"],
+    ["pause", "stand a running workload still, with all that it has in memory"],
+    ["resume", "let a paused workload go on"],
   ] as const) {
     workload
       .command(`${verb} <name>`)
@@ -58,6 +60,7 @@ export function addWorkloadCommands(program: Command): void {
     .option("-t, --timestamps", "begin each line with its time")
     .option("--stdout", "only its standard output")
     .option("--stderr", "only its standard error")
+    .option("--serial", "the console of a microVM instead: its kernel, and its virtual machine monitor")
     .action(async (name: string, options: object, command: Command) => {
       await (await import("./logs-actions.ts")).logs(globalsOf(command), name, options);
     });

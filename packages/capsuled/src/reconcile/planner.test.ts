@@ -169,6 +169,29 @@ test("stop and start", () => {
   started().seen("stopped", 1, 0).expect("start", Phase.STARTING);
 });
 
+test("pause and resume", () => {
+  const paused = () => aWorkload().wanted({ state: "paused" });
+  paused().seen("running").expect("pause", Phase.RUNNING);
+  paused()
+    .seen("paused")
+    .expect("none", Phase.RUNNING, /Paused by request/);
+  // A new spec waits until it is resumed; what has ended has nothing to be resumed.
+  paused().wanted({ generation: 2 }).seen("paused", 1).expect("none", Phase.RUNNING);
+  paused()
+    .seen("stopped", 1, 137)
+    .expect("none", Phase.STOPPED, /ended while it was paused/);
+  paused().expect("none", Phase.STOPPED);
+  paused()
+    .seen("running")
+    .remembered({ failure: { message: "it does not answer", retryAt: later } })
+    .expect("none", Phase.RUNNING, /does not answer/);
+  paused().goingDown().seen("paused").expect("stop", Phase.STOPPING);
+  aWorkload().seen("paused").expect("resume", Phase.RUNNING);
+  aWorkload().wanted({ restart: true }).seen("paused").expect("stop", Phase.STOPPING);
+  aWorkload().wanted({ state: "stopped" }).seen("paused").expect("stop", Phase.STOPPING);
+  aWorkload().wanted({ generation: 2 }).seen("paused").expect("remove", Phase.STOPPING);
+});
+
 test("restart stops and starts in place; with another image under the same name it is replaced", () => {
   const restart = () => aWorkload().wanted({ restart: true });
   restart().seen("running").expect("stop", Phase.STOPPING);

@@ -7,7 +7,7 @@ import type { TaskState } from "../runtime/driver.ts";
 
 /** What the operator wants. */
 export interface Wanted {
-  readonly state: "running" | "stopped" | "deleted";
+  readonly state: "running" | "paused" | "stopped" | "deleted";
   readonly generation: number;
   /** A restart was asked for and not carried out yet. */
   readonly restart: boolean;
@@ -49,6 +49,8 @@ export type Step =
   | { readonly kind: "pull" }
   | { readonly kind: "start"; readonly digest: string }
   | { readonly kind: "stop" }
+  | { readonly kind: "pause" }
+  | { readonly kind: "resume" }
   /** Ends it in order if it runs, then removes what the runtime has. */
   | { readonly kind: "remove" }
   /** Nothing is left of a deleted workload: its record goes. */
@@ -79,6 +81,7 @@ export function plan(
   if (wanted.state === "deleted") return planDeleted(seen, remembered, context);
   if (context.goingDown) return planGoingDown(wanted, seen, remembered);
   if (wanted.state === "stopped") return planStopped(seen, remembered, context);
+  if (wanted.state === "paused") return planPaused(seen, remembered, context);
   return planRunning(wanted, seen, image, remembered, context);
 }
 
@@ -111,6 +114,16 @@ function planStopped(seen: Seen | undefined, remembered: Remembered, context: Co
   return waits ?? { step: { kind: "stop" }, phase: Phase.STOPPING, message: "Stopping by request" };
 }
 
+/** Also one that has drifted stays as it is: it is replaced when it is wanted running again. */
+function planPaused(seen: Seen | undefined, remembered: Remembered, context: Context): Plan {
+  if (!isRunning(seen)) {
+    return { step: none, phase: Phase.STOPPED, message: "It ended while it was paused; `workload resume` starts it" };
+  }
+  if (seen.task.state === "paused") return { step: none, phase: Phase.RUNNING, message: "Paused by request" };
+  const waits = waiting(remembered, context, Phase.RUNNING);
+  return waits ?? { step: { kind: "pause" }, phase: Phase.RUNNING, message: "Pausing by request" };
+}
+
 function planRunning(
   wanted: Wanted,
   seen: Seen | undefined,
@@ -120,7 +133,9 @@ function planRunning(
 ): Plan {
   const current = seen?.generation === wanted.generation;
   if (isRunning(seen) && current && !wanted.restart) {
-    return { step: none, phase: Phase.RUNNING, message: seen.task.state === "paused" ? "Paused" : "Running" };
+    if (seen.task.state === "running") return { step: none, phase: Phase.RUNNING, message: "Running" };
+    const waits = waiting(remembered, context, Phase.RUNNING);
+    return waits ?? { step: { kind: "resume" }, phase: Phase.RUNNING, message: "Resuming" };
   }
   if (!wanted.restart && (seen === undefined || current) && hasEnded(wanted, seen, remembered)) {
     return ended(wanted, seen);

@@ -116,7 +116,9 @@ export class Reconciler {
     this.#options.pulls.stop();
     for (const { uid } of this.#options.store.workloads.list()) this.#queue.add(uid);
     for (;;) {
-      const running = (await this.#options.driver.list()).filter(({ task }) => task.state === "running");
+      const running = (await this.#options.driver.list()).filter(
+        ({ task }) => task.state === "running" || task.state === "paused",
+      );
       if (running.length === 0 || new Date() >= deadline) return;
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
@@ -300,6 +302,8 @@ export class Reconciler {
       memory.failure = undefined;
       this.#event(record, EventType.NORMAL, "Started", first ? "Started" : "Started again");
     } else if (step.kind === "stop") this.#event(record, EventType.NORMAL, "Stopped", "Stopped");
+    else if (step.kind === "pause") this.#event(record, EventType.NORMAL, "Paused", "Paused");
+    else if (step.kind === "resume") this.#event(record, EventType.NORMAL, "Resumed", "Resumed");
     else if (step.kind === "remove" && !record.deleting)
       this.#event(record, EventType.NORMAL, "Replaced", "Removed the instance of the version before");
   }
@@ -308,6 +312,8 @@ export class Reconciler {
     const doing = {
       start: "Starting",
       stop: "Stopping",
+      pause: "Pausing",
+      resume: "Resuming",
       remove: "Removing",
       forget: "Removing",
       pull: "Pulling",
@@ -347,7 +353,7 @@ export class Reconciler {
       this.#memories.set(record.uid, memory);
     }
     memory.useGeneration(record.generation);
-    const requests = `${record.restartsWanted} ${record.desired} ${record.deleting}`;
+    const requests = `${record.restartsWanted} ${record.desired} ${record.paused} ${record.deleting}`;
     if (memory.requests !== requests) memory.clearFailure();
     memory.requests = requests;
     return memory;

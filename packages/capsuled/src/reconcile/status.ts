@@ -29,6 +29,7 @@ export function statusOf(
     restartCount: sameSpec ? before.restartCount : 0,
     addresses: runs ? [...addresses] : [],
     imageDigest: seen?.imageDigest ?? "",
+    paused: task?.state === "paused",
   });
   const startedAt = runs && sameSpec ? timestampFromDate(task.startedAt) : sameSpec ? before.startedAt : undefined;
   if (startedAt !== undefined) status.startedAt = startedAt;

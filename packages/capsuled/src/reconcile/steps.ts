@@ -2,6 +2,7 @@
 import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CapsuleError } from "../errors.ts";
+import { payloadLog } from "../logs/places.ts";
 import type { Network } from "../network/network.ts";
 import type { InstanceLink, RuntimeDriver } from "../runtime/driver.ts";
 import type { ImageStore } from "../runtime/images.ts";
@@ -27,6 +28,7 @@ export interface StepContext {
 
 /** A start that takes longer hangs: it fails and is tried again. In milliseconds. */
 const startTimeoutMs = 120_000;
+const pauseTimeoutMs = 30_000;
 /** Of a microVM, whose boot is watched by its driver: only a limit to everything. */
 const machineTimeoutMs = 15 * 60_000;
 /** Above the stop timeout of a workload: for SIGKILL and what follows it. */
@@ -43,6 +45,10 @@ const executors: {
 } = {
   start,
   stop,
+  pause: async (_, { record, driver, stopping }) =>
+    await driver.pause(record.uid, withTimeout(stopping, pauseTimeoutMs)),
+  resume: async (_, { record, driver, stopping }) =>
+    await driver.resume(record.uid, withTimeout(stopping, pauseTimeoutMs)),
   remove,
   forget,
 };
@@ -66,7 +72,7 @@ async function start(step: Extract<Step, { kind: "start" }>, context: StepContex
   const { hostname, network: mode, dns } = settings;
   if (mode === "bridge") store.transaction(() => network.addressesOf(uid));
   const files = await network.filesFor({ uid, name, hostname, network: mode, ...(dns === undefined ? {} : { dns }) });
-  const logDir = join(workloadsDir, uid, "log");
+  const { dir: logDir } = payloadLog(workloadsDir, uid);
   await mkdir(logDir, { recursive: true, mode: 0o750 });
   const image = { reference: images.normalize(settings.image), digest: step.digest };
   const link: InstanceLink = {
@@ -94,7 +100,10 @@ async function disksFor({
     const own = wanted.filter(({ volumeName }) => volumeName === name);
     const readOnly = own.every((mount) => mount.readOnly);
     const { uid: volumeUid, path } = await volumes.attachFor(record.uid, name, readOnly);
-    const subPaths = own.flatMap(({ subPath, readOnly: only }) => (subPath === "" || only ? [] : [subPath]));
+    // What is only read is not made; on a disk that is only read nothing can be, and what is missing is told.
+    const subPaths = own.flatMap(({ subPath, readOnly: only }) =>
+      subPath === "" || (only && !readOnly) ? [] : [subPath],
+    );
     disks.push({ volumeUid, path, readOnly, subPaths });
   }
   const mounts = wanted.map(({ volumeName, subPath, mountPath, readOnly }) => ({

@@ -6,7 +6,7 @@ import type { Wanted } from "./planner.ts";
 export function wantedOf(record: WorkloadRecord): Wanted {
   const spec = record.spec.kind.value;
   return {
-    state: record.deleting ? "deleted" : record.desired,
+    state: record.deleting ? "deleted" : record.paused ? "paused" : record.desired,
     generation: record.generation,
     restart: record.restartsDone < record.restartsWanted,
     restartPolicy: restartPolicies[spec?.restartPolicy ?? RestartPolicy.UNSPECIFIED],

@@ -5,6 +5,7 @@
  * and `stats`, which may run beside anything.
  */
 import type { Readable } from "node:stream";
+import { CapsuleError } from "../errors.ts";
 import type { Instance } from "./instance.ts";
 
 export interface RuntimeDriver {
@@ -26,6 +27,10 @@ export interface RuntimeDriver {
    * and logs stay. `stopSignal` as in the instance; the image's own or SIGTERM when undefined.
    */
   stop(uid: string, options: StopOptions, signal: AbortSignal): Promise<void>;
+
+  /** Stands a running instance still, memory and all, and lets it go on. `stop` and `remove` end one that stands still too. */
+  pause(uid: string, signal: AbortSignal): Promise<void>;
+  resume(uid: string, signal: AbortSignal): Promise<void>;
 
   /** Removes everything that the runtime has of the instance, by force if it runs. Logs are not the runtime's. */
   remove(uid: string, signal: AbortSignal): Promise<void>;
@@ -49,6 +54,13 @@ export interface RuntimeDriver {
   ): Promise<{ bytes: bigint; entries: bigint }>;
 
   stats(uid: string): Promise<RuntimeStats | undefined>;
+}
+
+/** What a command, a copy and the like get of an instance that stands still. */
+export function isPaused(): CapsuleError {
+  return new CapsuleError("precondition", "The workload is paused. `capsulectl workload resume` lets it go on.", {
+    reason: "PAUSED",
+  });
 }
 
 /** How an instance is connected to the network of the workloads. */

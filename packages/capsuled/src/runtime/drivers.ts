@@ -41,6 +41,14 @@ export class RuntimeDrivers implements RuntimeDriver {
     await this.#of(uid).stop(uid, options, signal);
   }
 
+  async pause(uid: string, signal: AbortSignal): Promise<void> {
+    await this.#of(uid).pause(uid, signal);
+  }
+
+  async resume(uid: string, signal: AbortSignal): Promise<void> {
+    await this.#of(uid).resume(uid, signal);
+  }
+
   async remove(uid: string, signal: AbortSignal): Promise<void> {
     await this.#machines.remove(uid);
     await this.#containers.remove(uid, signal);

@@ -64,6 +64,8 @@ const table: Readonly<Record<string, Expected>> = {
   "WorkloadService/StartWorkload": "operator",
   "WorkloadService/StopWorkload": "operator",
   "WorkloadService/RestartWorkload": "operator",
+  "WorkloadService/PauseWorkload": "operator",
+  "WorkloadService/ResumeWorkload": "operator",
   "WorkloadService/Logs": "viewer",
   "WorkloadService/Exec": "operator",
   "WorkloadService/StatPath": "operator",

@@ -1,11 +1,13 @@
 /** What happens inside a workload: logs, commands, copies. */
-import { join } from "node:path";
-import { type ExecRequest, type ExecStart, FileType, type WorkloadService } from "@capsule/api";
+import { type ExecRequest, type ExecStart, FileType, LogStream, type WorkloadService } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 import { criLines } from "../logs/cri.ts";
+import type { LogPlace } from "../logs/files.ts";
+import { consoleLog, payloadLog } from "../logs/places.ts";
 import { readLog } from "../logs/read.ts";
 import type { ExecOptions, ExecSession, PathStat, RuntimeDriver } from "../runtime/driver.ts";
+import type { WorkloadRecord } from "../store/workloads.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
 import type { WorkloadServiceOptions } from "./workload.ts";
@@ -22,9 +24,10 @@ const fileTypes: Record<PathStat["type"], FileType> = {
 export function workloadSession({ manager, driver, workloadsDir }: WorkloadServiceOptions): Session {
   return {
     async *logs({ name, follow, tail, since, until, streams }, context) {
-      const { uid } = manager.get(name);
-      const place = { dir: join(workloadsDir, uid, "log"), name: "current.log" };
-      const wanted = criLines({ streams, since, until });
+      const ofConsole = streams.includes(LogStream.SERIAL);
+      const record = manager.get(name);
+      const place = ofConsole ? consoleOf(record, streams, workloadsDir) : payloadLog(workloadsDir, record.uid);
+      const wanted = criLines({ streams: ofConsole ? [] : streams, since, until });
       for await (const lines of readLog(place, wanted, { follow, tail }, callOf(context).signal)) yield { lines };
     },
     async *exec(requests, context) {
@@ -59,6 +62,21 @@ export function workloadSession({ manager, driver, workloadsDir }: WorkloadServi
       for await (const data of stream as AsyncIterable<Buffer>) yield { data };
     },
   };
+}
+
+/** Throws `invalid` when it cannot be shown, or not with these other streams. */
+function consoleOf(record: WorkloadRecord, streams: readonly LogStream[], workloadsDir: string): LogPlace {
+  if (record.spec.kind.case !== "microVm")
+    throw new CapsuleError(
+      "invalid",
+      `Workload "${record.name}" is a container: only a microVM has a serial console.`,
+      {
+        reason: "NO_CONSOLE",
+      },
+    );
+  if (streams.some((stream) => stream !== LogStream.SERIAL))
+    throw new CapsuleError("invalid", "The serial console is a log of its own: ask for it alone.");
+  return consoleLog(workloadsDir, record.uid);
 }
 
 /** A command in an instance, from its start to its exit code. */

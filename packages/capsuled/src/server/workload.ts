@@ -47,7 +47,7 @@ export function workloadService(options: WorkloadServiceOptions): ServiceImpl<ty
         action: one.action,
         changes: one.changes.map((change) => ({ ...change })),
         generation: BigInt(one.generation),
-        desired: runState(one.desired),
+        desired: runState(one.wanted),
       }));
       return { results };
     },
@@ -87,6 +87,12 @@ export function workloadService(options: WorkloadServiceOptions): ServiceImpl<ty
     },
     async stopWorkload({ name }) {
       return { workload: messageOf(manager.stop(name)) };
+    },
+    async pauseWorkload({ name }) {
+      return { workload: messageOf(manager.pause(name)) };
+    },
+    async resumeWorkload({ name }) {
+      return { workload: messageOf(manager.resume(name)) };
     },
     async restartWorkload({ name }) {
       return { workload: messageOf(manager.restart(name)) };
@@ -135,19 +141,20 @@ function matcher(
 }
 
 export function messageOf(record: WorkloadRecord): Workload {
-  const { spec, uid, generation, desired, createdAt, updatedAt, status } = record;
+  const { spec, uid, generation, createdAt, updatedAt, status } = record;
   return create(WorkloadSchema, {
     spec,
     uid,
     generation: BigInt(generation),
-    desired: runState(desired),
+    desired: runState(record),
     createdAt: timestampFromDate(createdAt),
     updatedAt: timestampFromDate(updatedAt),
     status,
   });
 }
 
-function runState(desired: "running" | "stopped"): RunState {
+function runState({ desired, paused }: Pick<WorkloadRecord, "desired" | "paused">): RunState {
+  if (paused) return RunState.PAUSED;
   return desired === "running" ? RunState.RUNNING : RunState.STOPPED;
 }
 

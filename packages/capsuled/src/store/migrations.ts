@@ -145,4 +145,8 @@ export const migrations: readonly string[] = [
     deleting INTEGER NOT NULL DEFAULT 0
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  -- Of a workload that is wanted running.
+  ALTER TABLE workloads ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
+  `,
 ];

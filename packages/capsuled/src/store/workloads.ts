@@ -13,6 +13,8 @@ export interface WorkloadRecord {
   /** Counts changes of the spec, from 1. */
   readonly generation: number;
   readonly desired: "running" | "stopped";
+  /** Of one that is wanted running: its processes are to stand still. */
+  readonly paused: boolean;
   /** Counts the restarts that were asked for, so that each is carried out once. */
   readonly restartsWanted: number;
   readonly restartsDone: number;
@@ -82,14 +84,24 @@ export class WorkloadRepository {
   }
 
   setDesired(name: string, desired: "running" | "stopped", now: Date): WorkloadRecord {
-    this.#db.run("UPDATE workloads SET desired = ?, updated_at = ? WHERE name = ?", desired, now.getTime(), name);
+    this.#db.run(
+      "UPDATE workloads SET desired = ?, paused = 0, updated_at = ? WHERE name = ?",
+      desired,
+      now.getTime(),
+      name,
+    );
     return this.#changed(name, "workload");
   }
 
-  /** Asks for one restart; a stopped workload is wanted running again. */
+  setPaused(name: string, paused: boolean, now: Date): WorkloadRecord {
+    this.#db.run("UPDATE workloads SET paused = ?, updated_at = ? WHERE name = ?", paused ? 1 : 0, now.getTime(), name);
+    return this.#changed(name, "workload");
+  }
+
+  /** Asks for one restart; one that is stopped or paused is wanted running again. */
   requestRestart(name: string, now: Date): WorkloadRecord {
     this.#db.run(
-      "UPDATE workloads SET restarts_wanted = restarts_wanted + 1, desired = 'running', updated_at = ? WHERE name = ?",
+      "UPDATE workloads SET restarts_wanted = restarts_wanted + 1, desired = 'running', paused = 0, updated_at = ? WHERE name = ?",
       now.getTime(),
       name,
     );
@@ -161,6 +173,7 @@ function recordOf(row: Row): WorkloadRecord {
     spec: fromBinary(WorkloadSpecSchema, row["spec"] as Uint8Array),
     generation: Number(row["generation"]),
     desired: row["desired"] as "running" | "stopped",
+    paused: row["paused"] === 1,
     restartsWanted: Number(row["restarts_wanted"]),
     restartsDone: Number(row["restarts_done"]),
     deleting: row["deleting"] === 1,

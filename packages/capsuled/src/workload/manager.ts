@@ -12,7 +12,7 @@ import type { VolumeClaim } from "../store/volume-claims.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import { type Change, canonical, diffSpecs, diffVolumes } from "./diff.ts";
 import { networkOf } from "./instance.ts";
-import { validateWorkload } from "./validate.ts";
+import { type MachineLimits, validateWorkload } from "./validate.ts";
 
 /** Most workloads on a capsule: as many as its subnet has addresses. */
 const maxWorkloads = 4_000;
@@ -24,13 +24,14 @@ export interface Applied {
   readonly changes: readonly Change[];
   /** 0 for a creation that is only tried. */
   readonly generation: number;
-  readonly desired: "running" | "stopped";
+  readonly wanted: Pick<WorkloadRecord, "desired" | "paused">;
 }
 
 export interface ManagerOptions {
   readonly store: Store;
   readonly images: Pick<ImageStore, "normalize">;
   readonly volumes: VolumeManager;
+  readonly machines: MachineLimits;
   /** Gives a workload its addresses; called inside the transaction. */
   readonly allocate: (uid: string) => void;
   readonly now?: () => Date;
@@ -43,13 +44,15 @@ export class WorkloadManager {
   readonly #store: Store;
   readonly #images: Pick<ImageStore, "normalize">;
   readonly #volumes: VolumeManager;
+  readonly #machines: MachineLimits;
   readonly #allocate: (uid: string) => void;
   readonly #now: () => Date;
 
-  constructor({ store, images, volumes, allocate, now = () => new Date() }: ManagerOptions) {
+  constructor({ store, images, volumes, machines, allocate, now = () => new Date() }: ManagerOptions) {
     this.#store = store;
     this.#images = images;
     this.#volumes = volumes;
+    this.#machines = machines;
     this.#allocate = allocate;
     this.#now = now;
   }
@@ -94,6 +97,7 @@ export class WorkloadManager {
     return this.#store.transaction(() => {
       const record = this.#changeable(name);
       const isUp = record.status.pid !== 0 || record.restartsWanted > record.restartsDone;
+      if (record.paused && isUp) return this.#store.workloads.setPaused(name, false, this.#now());
       if (record.desired === "running" && isUp) return record;
       return this.#store.workloads.requestRestart(name, this.#now());
     });
@@ -103,6 +107,27 @@ export class WorkloadManager {
     return this.#store.transaction(() => {
       const record = this.#changeable(name);
       return record.desired === "stopped" ? record : this.#store.workloads.setDesired(name, "stopped", this.#now());
+    });
+  }
+
+  /** Throws `precondition` for one that does not run. */
+  pause(name: string): WorkloadRecord {
+    return this.#store.transaction(() => {
+      const record = this.#changeable(name);
+      if (record.paused) return record;
+      if (record.desired === "stopped" || record.status.pid === 0)
+        throw new CapsuleError("precondition", `Workload "${name}" does not run: there is nothing to pause.`, {
+          reason: "NOT_RUNNING",
+        });
+      return this.#store.workloads.setPaused(name, true, this.#now());
+    });
+  }
+
+  /** Changes nothing of one that is not paused. */
+  resume(name: string): WorkloadRecord {
+    return this.#store.transaction(() => {
+      const record = this.#changeable(name);
+      return record.paused ? this.#store.workloads.setPaused(name, false, this.#now()) : record;
     });
   }
 
@@ -155,7 +180,7 @@ export class WorkloadManager {
   }
 
   #workloadFaults(spec: WorkloadSpec): FieldViolation[] {
-    const faults = validateWorkload(spec);
+    const faults = validateWorkload(spec, this.#machines);
     const image = spec.kind.value?.image ?? "";
     return image === "" ? faults : [...faults, ...this.#imageFaults(image)];
   }
@@ -175,7 +200,14 @@ export class WorkloadManager {
     const changes = diffVolumes(before, spec);
     const updated = changes.length === 0 ? ApplyResult_Action.UNCHANGED : ApplyResult_Action.UPDATED;
     const action = before === undefined ? ApplyResult_Action.CREATED : updated;
-    return { kind: "volume", name: spec.name, action, changes, generation: 0, desired: "running" };
+    return {
+      kind: "volume",
+      name: spec.name,
+      action,
+      changes,
+      generation: 0,
+      wanted: { desired: "running", paused: false },
+    };
   }
 
   #releaseClaims(name: string): void {
@@ -222,7 +254,7 @@ function result(record: WorkloadRecord, action: ApplyResult_Action, changes: rea
     action,
     changes,
     generation: record.generation,
-    desired: record.desired,
+    wanted: record,
   };
 }
 

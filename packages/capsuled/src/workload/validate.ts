@@ -18,10 +18,16 @@ const API_PORT = 50_000;
 const NAMESPACED = /^(kernel\.(msg(max|mnb|mni)|sem|shm(all|max|mni|_rmid_forced))|fs\.mqueue\..+|net\..+)$/;
 const MAX_MILLIS = 1_024_000;
 const MAX_MEMORY_MIB = 64 * 1024 * 1024;
-/** Guest kernel, agent and a payload that does something. */
-const MIN_GUEST_MIB = 64;
-/** What QEMU's machine type takes. */
-const MAX_VCPUS = 255;
+/** What the capsule has for microVMs. */
+export interface MachineLimits {
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  /** Why a backend cannot be used on this capsule; undefined when it can. */
+  readonly unavailable: (backend: "qemu" | "firecracker") => string | undefined;
+}
+
+/** Where the guest kernel is put ends at 66 MiB; its initramfs, packed and unpacked, and a payload that does something. */
+const MIN_GUEST_MIB = 96;
 /** With blocks of 4 KiB. */
 const MAX_DISK_BYTES = 2n ** 44n;
 
@@ -45,7 +51,7 @@ class Faults {
 }
 
 /** Every fault of a spec; empty when there is none. */
-export function validateWorkload(spec: WorkloadSpec): FieldViolation[] {
+export function validateWorkload(spec: WorkloadSpec, machines: MachineLimits): FieldViolation[] {
   const faults = new Faults(spec.kind.case ?? "container");
   if (!LABEL.test(spec.name)) {
     faults.add("name", `"${clip(spec.name)}" is no DNS label: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`);
@@ -63,7 +69,7 @@ export function validateWorkload(spec: WorkloadSpec): FieldViolation[] {
       break;
     case "microVm":
       validateCommon(spec.kind.value, faults);
-      validateMicroVm(spec.kind.value, faults);
+      validateMicroVm(spec.kind.value, machines, faults);
       break;
     case undefined:
       faults.add("container", "it has neither `container` nor `microVm`: one is needed");
@@ -83,14 +89,19 @@ function validateCommon(spec: CommonSpec, faults: Faults): void {
   refuseLater(spec, faults);
 }
 
-function validateMicroVm(spec: MicroVmSpec, faults: Faults): void {
+function validateMicroVm(spec: MicroVmSpec, machines: MachineLimits, faults: Faults): void {
   const { vcpus, memoryMib, diskBytes, backend, networkMode, resources } = spec;
-  if (vcpus > MAX_VCPUS) faults.add(faults.at("vcpus"), `${vcpus} is not possible: 1 to ${MAX_VCPUS}`);
-  if (memoryMib !== 0 && (memoryMib < MIN_GUEST_MIB || memoryMib > MAX_MEMORY_MIB))
+  if (vcpus > machines.vcpus)
+    faults.add(faults.at("vcpus"), `${vcpus} is not possible: the capsule has ${machines.vcpus} processors`);
+  if (memoryMib !== 0 && memoryMib < MIN_GUEST_MIB)
     faults.add(faults.at("memoryMib"), `${memoryMib} is not possible: at least ${MIN_GUEST_MIB}`);
+  if (memoryMib > machines.memoryMib)
+    faults.add(faults.at("memoryMib"), `${memoryMib} is not possible: the capsule has ${machines.memoryMib} MiB`);
   if (diskBytes > MAX_DISK_BYTES)
     faults.add(faults.at("diskBytes"), `${diskBytes} is more than an ext4 filesystem holds`);
   known(backend, MicroVmBackend, faults.at("backend"), faults);
+  const refused = backendFault(backend, machines);
+  if (refused !== undefined) faults.add(faults.at("backend"), refused);
   if (networkMode === NetworkMode.HOST)
     faults.add(faults.at("networkMode"), "a microVM has a network of its own: BRIDGE or NONE");
   if ((resources?.memoryMib ?? 0) !== 0)
@@ -102,6 +113,19 @@ function validateMicroVm(spec: MicroVmSpec, faults: Faults): void {
   ];
   for (const [field, used] of later)
     if (used) faults.add(faults.at(field), "this version of Capsule boots its own kernel only: leave the field out");
+}
+
+function backendFault(backend: MicroVmBackend, { unavailable }: MachineLimits): string | undefined {
+  switch (backend) {
+    case MicroVmBackend.QEMU:
+      return unavailable("qemu");
+    case MicroVmBackend.FIRECRACKER:
+      return unavailable("firecracker");
+    case MicroVmBackend.LIBKRUN:
+      return "this version of Capsule has no libkrun: QEMU";
+    default:
+      return undefined;
+  }
 }
 
 function validateContainer(spec: ContainerSpec, faults: Faults): void {

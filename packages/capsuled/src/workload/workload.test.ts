@@ -13,12 +13,17 @@ import { VolumeManager } from "../storage/volumes/manager.ts";
 import { Store } from "../store/store.ts";
 import { diffSpecs } from "./diff.ts";
 import { WorkloadManager } from "./manager.ts";
-import { validateWorkload } from "./validate.ts";
+import { type MachineLimits, validateWorkload } from "./validate.ts";
 
+const machines: MachineLimits = {
+  vcpus: 2,
+  memoryMib: 4_096,
+  unavailable: (backend) => (backend === "qemu" ? undefined : "there is none"),
+};
 const spec = (container: JsonObject = {}, name = "web"): WorkloadSpec =>
   fromJson(WorkloadSpecSchema, { name, container: { image: "x", ...container } });
 const paths = (container: JsonObject, name = "web"): string[] =>
-  validateWorkload(spec(container, name)).map(({ path }) => path);
+  validateWorkload(spec(container, name), machines).map(({ path }) => path);
 
 describe("validation", () => {
   it("takes what is right", () => {
@@ -105,6 +110,27 @@ describe("comparison", () => {
   });
 });
 
+describe("validation of a microVM", () => {
+  const faults = (microVm: JsonObject): string[] =>
+    validateWorkload(fromJson(WorkloadSpecSchema, { name: "vm", microVm: { image: "x", ...microVm } }), machines).map(
+      ({ path, description }) => `${path}: ${description}`,
+    );
+
+  it("takes all that the capsule has, and no more", () => {
+    assert.deepEqual(faults({ vcpus: 2, memoryMib: 4_096 }), []);
+    assert.match(faults({ vcpus: 3 }).join(), /^microVm\.vcpus: 3 .*has 2 processors$/);
+    assert.match(faults({ memoryMib: 4_097 }).join(), /^microVm\.memoryMib: 4097 .*has 4096 MiB$/);
+    assert.match(faults({ memoryMib: 95 }).join(), /^microVm\.memoryMib: 95 .*at least 96$/);
+  });
+
+  it("refuses a backend that the capsule does not have, with the reason", () => {
+    assert.deepEqual(faults({}), []);
+    assert.deepEqual(faults({ backend: "MICRO_VM_BACKEND_QEMU" }), []);
+    assert.deepEqual(faults({ backend: "MICRO_VM_BACKEND_FIRECRACKER" }), ["microVm.backend: there is none"]);
+    assert.match(faults({ backend: "MICRO_VM_BACKEND_LIBKRUN" }).join(), /^microVm\.backend: .*libkrun/);
+  });
+});
+
 describe("apply", () => {
   let dir: string;
   let store: Store;
@@ -119,6 +145,7 @@ describe("apply", () => {
       store,
       images: { normalize: normalizeReference },
       volumes,
+      machines,
       allocate: () => undefined,
     });
   });

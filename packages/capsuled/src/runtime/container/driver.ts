@@ -13,15 +13,16 @@ import { CapsuleError, messageOf } from "../../errors.ts";
 import { type Mount, MountSchema } from "../../gen/containerd/github.com/containerd/containerd/api/types/mount_pb.js";
 import { Status } from "../../gen/containerd/github.com/containerd/containerd/api/types/task/task_pb.js";
 import { OptionsSchema } from "../../gen/containerd/github.com/containerd/containerd/runtime/v2/runc/options/oci_pb.js";
-import type {
-  ExecOptions,
-  ExecSession,
-  InstanceLink,
-  Observed,
-  PathStat,
-  RuntimeDriver,
-  RuntimeStats,
-  StopOptions,
+import {
+  type ExecOptions,
+  type ExecSession,
+  type InstanceLink,
+  isPaused,
+  type Observed,
+  type PathStat,
+  type RuntimeDriver,
+  type RuntimeStats,
+  type StopOptions,
 } from "../driver.ts";
 import type { Instance } from "../instance.ts";
 import { isAbandoned, removeAbandoned } from "./abandoned.ts";
@@ -114,9 +115,14 @@ export class ContainerDriver implements RuntimeDriver {
   }
 
   async stop(uid: string, { timeoutMs, stopSignal }: StopOptions, signal: AbortSignal): Promise<void> {
-    const seen = await this.observe(uid, signal);
+    let seen = await this.observe(uid, signal);
+    if (seen?.task.state === "paused") {
+      // It takes no signal while it stands still.
+      await this.resume(uid, signal);
+      seen = await this.observe(uid, signal);
+    }
     if (seen === undefined || seen.task.state === "none" || seen.task.state === "stopped") return;
-    if (seen.task.state !== "running" && seen.task.state !== "paused") {
+    if (seen.task.state !== "running") {
       // Created and never started: there is nothing to end in order.
       await this.#deleteTask(uid);
       return;
@@ -131,20 +137,25 @@ export class ContainerDriver implements RuntimeDriver {
       },
     );
     ended.catch(() => undefined); // awaited below, unless the kill fails first
-    // A process that is paused takes no signal but SIGKILL.
-    if (seen.task.state === "running") {
-      await this.#kill(uid, number, false);
-      let timer: NodeJS.Timeout | undefined;
-      const inTime = await Promise.race([
-        ended,
-        new Promise<false>((resolve) => {
-          timer = setTimeout(() => resolve(false), timeoutMs);
-        }),
-      ]).finally(() => clearTimeout(timer));
-      if (inTime) return;
-    }
+    await this.#kill(uid, number, false);
+    let timer: NodeJS.Timeout | undefined;
+    const inTime = await Promise.race([
+      ended,
+      new Promise<false>((resolve) => {
+        timer = setTimeout(() => resolve(false), timeoutMs);
+      }),
+    ]).finally(() => clearTimeout(timer));
+    if (inTime) return;
     await this.#kill(uid, 9, true);
     await ended;
+  }
+
+  async pause(uid: string, signal: AbortSignal): Promise<void> {
+    await this.#client.tasks.pause({ containerId: uid }, { signal });
+  }
+
+  async resume(uid: string, signal: AbortSignal): Promise<void> {
+    await this.#client.tasks.resume({ containerId: uid }, { signal });
   }
 
   async remove(uid: string, signal: AbortSignal): Promise<void> {
@@ -323,6 +334,7 @@ export class ContainerDriver implements RuntimeDriver {
   async #pidOf(uid: string): Promise<number> {
     const task = await orUndefined(this.#client.tasks.get({ containerId: uid }));
     if (task?.process?.status === Status.RUNNING) return task.process.pid;
+    if (task?.process?.status === Status.PAUSED) throw isPaused();
     throw new CapsuleError("precondition", "The container does not run. Start it first.", { reason: "NOT_RUNNING" });
   }
 }

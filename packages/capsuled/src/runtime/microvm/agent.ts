@@ -1,14 +1,14 @@
 /**
- * The agent in a guest: gRPC on one connection over the guest's vsock, of which the capsule's side is a Unix socket. Who
- * connects says `CONNECT PORT` and is answered `OK …` (Firecracker's form, docs/vsock.md there; vhost-device-vsock has the
- * same). What comes from the guest is a stranger's: nothing of it is trusted.
+ * The agent in a guest: gRPC on one connection, over a virtio serial port of which the capsule's side is a Unix socket. The
+ * port has one caller at a time, and what an earlier one has left may still come: who connects says `CONNECT NONCE`, and
+ * what follows `OK NONCE` is for him (guest.proto). What comes from the guest is a stranger's: nothing of it is trusted.
  */
+import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import { bulkStreams } from "@capsule/api/bulk-client.ts";
 import { GuestAgent } from "@capsule/api/guest.ts";
-import { type Client, createClient } from "@connectrpc/connect";
+import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-node";
-import { agentPort } from "./layout.ts";
 
 export interface Agent {
   readonly client: Client<typeof GuestAgent>;
@@ -19,9 +19,8 @@ export interface Agent {
   close(): void;
 }
 
-/** How long the guest may take to accept, once its device is there, in milliseconds. */
-const acceptMs = 2_000;
-const maxAnswerBytes = 64;
+/** How long the guest may take to answer, in milliseconds. */
+const answerMs = 2_000;
 
 /** Connects to the agent. Undefined when nobody answers (yet). */
 export async function dialAgent(socketPath: string): Promise<Agent | undefined> {
@@ -31,7 +30,10 @@ export async function dialAgent(socketPath: string): Promise<Agent | undefined> 
   const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
   const manager = new Http2SessionManager(baseUrl, {}, {
     // One connection: a second one is another agent's, after `closed`.
-    createConnection: () => socket,
+    createConnection: () => {
+      if (socket.destroyed) throw new ConnectError("the connection to the agent is over", Code.Unavailable);
+      return socket;
+    },
   } as ConstructorParameters<typeof Http2SessionManager>[2]);
   const transport = createGrpcTransport({ baseUrl, sessionManager: manager, acceptCompression: [] });
   return {
@@ -49,23 +51,29 @@ export async function dialAgent(socketPath: string): Promise<Agent | undefined> 
 }
 
 async function handshake(path: string): Promise<Socket | undefined> {
+  const nonce = randomBytes(16).toString("hex");
+  const answer = Buffer.from(`OK ${nonce}\n`);
   const socket = connect(path);
   socket.on("error", () => undefined);
   const answered = await new Promise<boolean>((resolve) => {
-    const timer = setTimeout(() => resolve(false), acceptMs);
+    const timer = setTimeout(() => resolve(false), answerMs);
     let said = Buffer.alloc(0);
-    socket.once("connect", () => socket.write(`CONNECT ${agentPort}\n`));
+    socket.once("connect", () => socket.write(`CONNECT ${nonce}\n`));
     const read = (): void => {
       const data = socket.read() as Buffer | null;
       if (data === null) return;
       said = Buffer.concat([said, data]);
-      const end = said.indexOf(0x0a);
-      if (end < 0 && said.length <= maxAnswerBytes) return;
+      const found = said.indexOf(answer);
+      if (found < 0) {
+        said = said.subarray(Math.max(0, said.length - answer.length));
+        return;
+      }
       clearTimeout(timer);
       socket.off("readable", read);
       // The guest may have begun to speak already.
-      if (said.length > end + 1) socket.unshift(said.subarray(end + 1));
-      resolve(end >= 0 && said.toString("latin1", 0, 3) === "OK ");
+      const rest = said.subarray(found + answer.length);
+      if (rest.length > 0) socket.unshift(rest);
+      resolve(true);
     };
     socket.on("readable", read);
     socket.once("close", () => {

@@ -10,21 +10,23 @@ import type { Readable } from "node:stream";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Logger } from "pino";
 import { CapsuleError } from "../../errors.ts";
+import { consoleLog } from "../../logs/places.ts";
 import { capabilitiesOf } from "../container/capabilities.ts";
 import { readStats } from "../container/cgroups.ts";
 import type { ImageConfigs } from "../container/image-config.ts";
 import { signalNumber } from "../container/signals.ts";
 import { environment } from "../container/spec.ts";
-import type {
-  ExecOptions,
-  ExecSession,
-  InstanceLink,
-  Observed,
-  PathStat,
-  RuntimeDriver,
-  RuntimeStats,
-  StopOptions,
-  TaskState,
+import {
+  type ExecOptions,
+  type ExecSession,
+  type InstanceLink,
+  isPaused,
+  type Observed,
+  type PathStat,
+  type RuntimeDriver,
+  type RuntimeStats,
+  type StopOptions,
+  type TaskState,
 } from "../driver.ts";
 import type { Instance, MachineOptions } from "../instance.ts";
 import type { AcceleratorProbe } from "./accelerator.ts";
@@ -36,11 +38,11 @@ import { copyIntoGuest, copyOutOfGuest, statGuestPath } from "./copy.ts";
 import { translated } from "./errors.ts";
 import { startGuestExec } from "./exec.ts";
 import { whileFrozen } from "./freeze.ts";
-import { jailedPid, killJailed } from "./jail.ts";
+import { jailed, type RunningProgram, signalJailed } from "./jail.ts";
 import { guestDir, runPaths, vmsDir } from "./layout.ts";
 import { PayloadLog } from "./log-file.ts";
 import { Machine, readEnd, readStarted, writeStarted } from "./machine.ts";
-import { type MachineRecord, MachineRecords } from "./record.ts";
+import { type MachineRecord, MachineRecords, recordOf } from "./record.ts";
 import type { RootDisks } from "./root-disks.ts";
 import { guestSpecOf, lookedUpInside } from "./spec.ts";
 
@@ -62,6 +64,8 @@ interface PayloadStart {
   readonly imageUser: string;
 }
 
+const titles: Readonly<Record<BackendName, string>> = { qemu: "QEMU", firecracker: "Firecracker" };
+
 /** StartPayload: mounting, looking up, and the OCI runtime's own work, emulated; in milliseconds. */
 const startPayloadMs = 120_000;
 
@@ -79,6 +83,12 @@ export class MicroVmDriver implements RuntimeDriver {
   /** Whether it has anything of the workload. */
   has(uid: string): boolean {
     return this.#records.has(uid);
+  }
+
+  /** Why a backend cannot be used on this capsule; undefined when it can. */
+  unavailable(name: BackendName): string | undefined {
+    const backend = this.#options.backends[name];
+    return backend === undefined ? `the image of this capsule is without ${titles[name]}` : backend.unavailable();
   }
 
   /** Takes over what runs, and clears away what no record knows. Once, before anything else. */
@@ -125,12 +135,24 @@ export class MicroVmDriver implements RuntimeDriver {
     const record = await this.#records.get(uid);
     if (record === undefined) return;
     const machine = this.#machines.get(uid);
+    if (machine !== undefined) await this.resume(uid);
     if (machine === undefined) {
       // No payload was ever started in it: there is nothing to end in order.
-      if ((await this.#pidOf(uid)) !== undefined) await this.#clear(uid);
+      if ((await this.#monitorOf(uid)) !== undefined) await this.#clear(uid);
       return;
     }
     await machine.stop(signalNumber(stopSignal ?? record.stopSignal ?? "SIGTERM"), timeoutMs);
+  }
+
+  async pause(uid: string): Promise<void> {
+    await this.#running(uid);
+    await signalJailed(runPaths(uid).dir, "SIGSTOP");
+  }
+
+  async resume(uid: string): Promise<void> {
+    if ((await this.#monitorOf(uid))?.isStill !== true) return;
+    await signalJailed(runPaths(uid).dir, "SIGCONT");
+    await this.#machines.get(uid)?.setClock();
   }
 
   async remove(uid: string): Promise<void> {
@@ -178,9 +200,9 @@ export class MicroVmDriver implements RuntimeDriver {
 
   /** Processor, disk and network as the capsule sees them; memory and processes as the payload does. */
   async stats(uid: string): Promise<RuntimeStats | undefined> {
-    const pid = await this.#pidOf(uid);
-    if (pid === undefined) return undefined;
-    const outside = await readStats(uid, pid);
+    const program = await this.#monitorOf(uid);
+    if (program === undefined) return undefined;
+    const outside = await readStats(uid, program.pid);
     const inside = await this.#machines
       .get(uid)
       ?.agent.client.payloadStats({}, { timeoutMs: 2_000 })
@@ -209,7 +231,9 @@ export class MicroVmDriver implements RuntimeDriver {
     const imageConfig = await configs.get(image.digest, signal);
     const spec = guestSpecOf(instance, imageConfig);
     await this.#records.put(recordOf(instance, machine, imageConfig.stopSignal));
+    const began = performance.now();
     const root = await roots.ensureRoot(uid, image.digest, machine.diskBytes, signal);
+    const rootMs = Math.round(performance.now() - began);
     const config: MachineConfig = {
       uid,
       vcpus: machine.vcpus,
@@ -223,10 +247,15 @@ export class MicroVmDriver implements RuntimeDriver {
       ],
       network: link.tap === undefined ? undefined : { tap: link.tap.name, mac: link.tap.mac },
       accelerator: await accelerator.get(),
+      isRestored: false,
     };
     await mkdir(paths.dir, { recursive: true, mode: 0o755 });
     const connect = async (): Promise<void> => await link.tap?.connect();
-    const agent = await bootMachine({ backend, config, paths, cpuMillis: instance.limits.cpuMillis, connect, signal });
+    const console = consoleLog(this.#options.workloadsDir, uid);
+    const { cpuMillis } = instance.limits;
+    const agent = await bootMachine({ backend, config, paths, console, cpuMillis, connect, signal });
+    const bootMs = Math.round(performance.now() - began) - rootMs;
+    this.#options.log.info({ uid, rootMs, bootMs }, "a microVM has booted");
     try {
       await writeStarted(
         paths,
@@ -270,20 +299,23 @@ export class MicroVmDriver implements RuntimeDriver {
   /** A machine of an earlier capsuled: taken over when its payload was started, ended when it was not. */
   async #adopt(record: MachineRecord): Promise<void> {
     const { uid } = record;
-    if ((await this.#pidOf(uid)) === undefined) {
-      await removeGroups(uid);
-      return;
-    }
     const paths = runPaths(uid);
-    if ((await readStarted(paths)) !== undefined) await this.#attach(uid, record.logs, undefined);
+    const runs = (await this.#monitorOf(uid)) !== undefined;
+    const wasStarted = (await readStarted(paths)) !== undefined;
+    const isOver = !runs && (!wasStarted || (await readEnd(paths)) !== undefined);
+    if (isOver) return await removeGroups(uid);
     // Its start was cut before its payload was started: the next one begins anew.
-    else await this.#clear(uid);
+    if (!wasStarted) return await this.#clear(uid);
+    await this.#attach(uid, record.logs, undefined);
+    // It ended while no capsuled was there: how, is noted before anybody asks.
+    if (!runs) await this.#machines.get(uid)?.gone;
   }
 
   async #attach(uid: string, logs: MachineRecord["logs"], agent: Agent | undefined): Promise<void> {
     const machine = new Machine({
       uid,
       paths: runPaths(uid),
+      console: consoleLog(this.#options.workloadsDir, uid),
       logs,
       log: this.#options.log,
       onChange: () => this.#changes.emit("change", uid),
@@ -300,7 +332,7 @@ export class MicroVmDriver implements RuntimeDriver {
     const paths = runPaths(uid);
     this.#machines.get(uid)?.detach();
     this.#machines.delete(uid);
-    await killJailed(paths.dir);
+    await signalJailed(paths.dir, "SIGKILL");
     await removeGroups(uid);
     await rm(paths.dir, { recursive: true, force: true });
   }
@@ -319,10 +351,11 @@ export class MicroVmDriver implements RuntimeDriver {
 
   async #taskOf({ uid }: MachineRecord): Promise<TaskState> {
     const paths = runPaths(uid);
-    const [pid, startedAt, end] = await Promise.all([this.#pidOf(uid), readStarted(paths), readEnd(paths)]);
-    if (pid !== undefined) {
+    const [program, startedAt, end] = await Promise.all([this.#monitorOf(uid), readStarted(paths), readEnd(paths)]);
+    if (program !== undefined) {
+      const { pid, isStill } = program;
       if (startedAt === undefined) return { state: "created", pid };
-      return { state: "running", pid, startedAt };
+      return { state: isStill ? "paused" : "running", pid, startedAt };
     }
     if (end === undefined) return { state: "none" };
     const { exitCode, finishedAt, outOfMemory, reason } = end;
@@ -337,48 +370,30 @@ export class MicroVmDriver implements RuntimeDriver {
 
   #backend(name: BackendName): MicroVmBackend {
     const backend = this.#options.backends[name];
-    if (backend === undefined) throw noBackend("Firecracker is not in this image");
-    const missing = backend.unavailable();
-    if (missing !== undefined) throw noBackend(missing);
-    return backend;
+    const missing = this.unavailable(name);
+    if (backend !== undefined && missing === undefined) return backend;
+    throw new CapsuleError("precondition", `${missing}.`, { reason: "NO_BACKEND" });
   }
 
-  async #pidOf(uid: string): Promise<number | undefined> {
-    return await jailedPid(runPaths(uid).dir, monitor);
+  async #monitorOf(uid: string): Promise<RunningProgram | undefined> {
+    return await jailed(runPaths(uid).dir, monitor);
   }
 
   async #running(uid: string): Promise<MachineRecord> {
     const record = await this.#records.get(uid);
     const task = record === undefined ? undefined : await this.#taskOf(record);
     if (record !== undefined && task?.state === "running") return record;
-    throw new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
+    if (task?.state === "paused") throw isPaused();
+    throw notRunning();
   }
 
   #agentOf(uid: string): Agent {
     const machine = this.#machines.get(uid);
-    if (machine === undefined)
-      throw new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
+    if (machine === undefined) throw notRunning();
     return machine.agent;
   }
 }
 
-function noBackend(why: string): CapsuleError {
-  return new CapsuleError("precondition", why, { reason: "NO_BACKEND" });
-}
-
-function recordOf(instance: Instance, machine: MachineOptions, stopSignal: string | undefined): MachineRecord {
-  const { uid, name, generation, image, env, workingDir, logs } = instance;
-  return {
-    uid,
-    name,
-    generation,
-    imageDigest: image.digest,
-    backend: machine.backend,
-    persistentRoot: machine.persistentRoot,
-    stopSignal,
-    env: [...env],
-    workingDir,
-    logs,
-    volumes: machine.volumes.map(({ volumeUid, readOnly }) => ({ uid: volumeUid, readOnly })),
-  };
+function notRunning(): CapsuleError {
+  return new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
 }

@@ -4,6 +4,7 @@ import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { CapsuleError } from "../../errors.ts";
+import type { LogPlace } from "../../logs/files.ts";
 import { statOf } from "../container/process.ts";
 
 export interface JailOptions {
@@ -18,9 +19,13 @@ export interface JailOptions {
   readonly open: readonly { readonly path: string; readonly readOnly: boolean }[];
   /** Interface that is made for it: descriptor 3. */
   readonly tap: string | undefined;
-  readonly output: string;
+  /** The log of what it says. */
+  readonly output: LogPlace;
   readonly argv: readonly string[];
 }
+
+/** Size at which the log of a program is rotated: the last boot and much more. */
+const outputBytes = 1024 ** 2;
 
 /** How a jailed program ended. */
 export type ProgramEnd = { readonly kind: "exit" | "signal"; readonly number: number };
@@ -43,7 +48,7 @@ export async function startJailed(options: JailOptions, prepare: () => Promise<v
     devices,
     open,
     tap,
-    output,
+    output: { ...output, maxBytes: outputBytes, maxFiles: 2 },
     argv,
   };
   await writeFile(`${prefix}.json`, JSON.stringify(config), { mode: 0o600 });
@@ -79,21 +84,33 @@ export async function startJailed(options: JailOptions, prepare: () => Promise<v
   child.unref();
 }
 
-/** Pid of a jailed program that runs; undefined when it does not, or another process has its pid now. */
-export async function jailedPid(dir: string, name: string): Promise<number | undefined> {
+export interface RunningProgram {
+  readonly pid: number;
+  /** Stopped by a signal: it has what it has, and does nothing. */
+  readonly isStill: boolean;
+}
+
+/** A jailed program that runs; undefined when it does not, or another process has its pid now. */
+export async function jailed(dir: string, name: string): Promise<RunningProgram | undefined> {
   const [pid = "", startTime = ""] = (await readOrEmpty(join(dir, `${name}.pid`))).trim().split(" ");
   if (pid === "") return undefined;
   const seen = await statOf(Number(pid));
-  return seen?.startTicks === startTime && seen.state !== "Z" ? Number(pid) : undefined;
+  return seen?.startTicks === startTime && seen.state !== "Z"
+    ? { pid: Number(pid), isStill: seen.state === "T" }
+    : undefined;
 }
 
-/** Ends every jailed program that was started in a directory, by force. */
-export async function killJailed(dir: string): Promise<void> {
-  for (const file of await readdir(dir).catch(() => [])) {
-    if (!file.endsWith(".pid")) continue;
-    const pid = await jailedPid(dir, file.slice(0, -".pid".length));
+async function jailedNames(dir: string): Promise<string[]> {
+  const files = await readdir(dir).catch(() => []);
+  return files.filter((file) => file.endsWith(".pid")).map((file) => file.slice(0, -".pid".length));
+}
+
+/** Sends a signal to every jailed program of a directory that runs: one of those that no program can refuse. */
+export async function signalJailed(dir: string, signal: "SIGKILL" | "SIGSTOP" | "SIGCONT"): Promise<void> {
+  for (const name of await jailedNames(dir)) {
+    const program = await jailed(dir, name);
     try {
-      if (pid !== undefined) process.kill(pid, "SIGKILL");
+      if (program !== undefined) process.kill(program.pid, signal);
     } catch (error) {
       // It has ended in this moment.
       if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;

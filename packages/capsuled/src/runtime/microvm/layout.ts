@@ -9,9 +9,6 @@ export const vmsDir = "/run/capsule/vm";
 /** Guest kernel and initramfs, and the programs that the image has for machines. */
 export const guestDir = "/usr/lib/capsule/guest";
 
-/** Port of the agent in the guest (guest.proto). */
-export const agentPort = 1024;
-
 export interface RunPaths {
   readonly dir: string;
   /** Root directory of the monitor, and the part of it that the monitor can write to. */
@@ -20,8 +17,6 @@ export interface RunPaths {
   /** What the monitor listens on, and what the agent is reached by. */
   readonly control: string;
   readonly agent: string;
-  /** Console of the guest, and what the monitor says. */
-  readonly serial: string;
   /** Of the payload: when it was started, and how it ended. */
   readonly started: string;
   readonly ended: string;
@@ -37,7 +32,6 @@ export function runPaths(uid: string): RunPaths {
     sockets,
     control: join(sockets, "control"),
     agent: join(sockets, "agent"),
-    serial: join(dir, "serial.log"),
     started: join(dir, "started.json"),
     ended: join(dir, "ended.json"),
   };

@@ -7,21 +7,23 @@ import { watch } from "node:fs";
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { create } from "@bufbuild/protobuf";
-import { type Timestamp, TimestampSchema, timestampDate } from "@bufbuild/protobuf/wkt";
+import { type Timestamp, TimestampSchema, timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import { GuestState, type WatchStateResponse } from "@capsule/api/guest.ts";
 import type { Logger } from "pino";
 import { CapsuleError } from "../../errors.ts";
+import type { LogPlace } from "../../logs/files.ts";
 import { type Agent, dialAgent } from "./agent.ts";
 import { monitor } from "./backends/backend.ts";
-import { consoleTail } from "./boot.ts";
 import { removeGroups } from "./cgroups.ts";
-import { jailedEnd, jailedPid, killJailed } from "./jail.ts";
+import { consoleTail } from "./console.ts";
+import { jailed, jailedEnd, type ProgramEnd, signalJailed } from "./jail.ts";
 import type { RunPaths } from "./layout.ts";
 import { type LogLimits, PayloadLog } from "./log-file.ts";
 
 export interface MachineOptions {
   readonly uid: string;
   readonly paths: RunPaths;
+  readonly console: LogPlace;
   readonly logs: LogLimits;
   readonly log: Logger;
   /** Something that `observe` tells has changed. */
@@ -42,6 +44,9 @@ const redialMs = 200;
 /** For the guest to flush its disks, and to power off; in milliseconds. */
 const powerOffMs = 60_000;
 const endMs = 10_000;
+const clockMs = 10_000;
+/** Between a monitor's end and its note. */
+const graceMs = 2_000;
 /** Exit code of what was ended by SIGKILL, and of a machine that says nothing of its payload. */
 const killed = 137;
 
@@ -64,9 +69,9 @@ export class Machine {
 
   constructor(options: MachineOptions) {
     this.#options = options;
-    // The jail notes the monitor's end in this directory: seen at once, whoever started it.
+    // The jail notes the end of each program in this directory: seen at once, whoever started it.
     this.#watcher = watch(options.paths.dir, (_, name) => {
-      if (name === `${monitor}.exit`) this.#lookSoon();
+      if (name?.endsWith(".exit") === true) this.#lookSoon();
     });
     this.#watcher.unref();
   }
@@ -105,12 +110,27 @@ export class Machine {
     await this.gone;
   }
 
+  /** Sets the guest's clock, which stood still with it. A guest that does not answer for long keeps the time that it has. */
+  async setClock(): Promise<void> {
+    const { log, uid } = this.#options;
+    const deadline = Date.now() + clockMs;
+    try {
+      while (this.#agent === undefined && Date.now() < deadline) await sleep(redialMs);
+      await this.agent.client.setTime({ now: timestampFromDate(new Date()) }, { timeoutMs: clockMs });
+    } catch (error) {
+      log.warn({ err: error, uid }, "the clock of a resumed microVM was not set");
+    }
+  }
+
   /** The connection to the agent, kept up: its state and its log. */
   async #follow(): Promise<void> {
     const { paths, log, uid } = this.#options;
     const { signal } = this.#stopping;
     while (!signal.aborted) {
-      const agent = this.#agent ?? (await dialAgent(paths.agent));
+      // One that stands still accepts nothing: calls would only pile up in it.
+      const agent =
+        this.#agent ??
+        ((await jailed(paths.dir, monitor))?.isStill === true ? undefined : await dialAgent(paths.agent));
       if (agent === undefined) {
         await this.#look();
         await sleep(redialMs, undefined, { ref: false });
@@ -165,7 +185,7 @@ export class Machine {
           await Promise.race([this.#logDone, sleep(endMs, undefined, { ref: false })]);
         await this.#powerOff(agent);
       }
-      await killJailed(this.#options.paths.dir);
+      await signalJailed(this.#options.paths.dir, "SIGKILL");
       await this.#untilEnded(endMs);
       await this.#look();
     })().catch((error: unknown) => this.#failed(error, "ending a microVM"));
@@ -185,7 +205,7 @@ export class Machine {
 
   async #untilEnded(timeoutMs: number): Promise<void> {
     const deadline = Date.now() + timeoutMs;
-    while ((await jailedPid(this.#options.paths.dir, monitor)) !== undefined && Date.now() < deadline) await sleep(10);
+    while ((await jailed(this.#options.paths.dir, monitor)) !== undefined && Date.now() < deadline) await sleep(10);
   }
 
   #lookSoon(): void {
@@ -200,19 +220,29 @@ export class Machine {
   /** Whether the monitor is gone: then its end is noted, once. */
   async #look(): Promise<void> {
     const { paths, uid, onChange, log } = this.#options;
-    if ((await jailedPid(paths.dir, monitor)) !== undefined || this.#stopping.signal.aborted) return;
+    if (this.#stopping.signal.aborted) return;
+    if ((await jailed(paths.dir, monitor)) !== undefined) return;
     this.detach();
     try {
-      const end = await jailedEnd(paths.dir, monitor);
-      await this.#noteEnd(await unexpectedEnd(end, paths.serial));
-      // What belongs to the monitor, and ends less surely.
-      await killJailed(paths.dir);
+      const end = await this.#endOfMonitor();
+      await this.#noteEnd(await unexpectedEnd(end, this.#options.console));
       await removeGroups(uid);
       log.debug({ uid, end }, "a microVM has ended");
     } finally {
       // Whoever waits for the end must not wait for what could not be noted of it.
       this.#isGone();
       onChange();
+    }
+  }
+
+  /** The jail notes it a moment after it can be seen. Undefined when the jail is gone too. */
+  async #endOfMonitor(): Promise<ProgramEnd | undefined> {
+    const { dir } = this.#options.paths;
+    const deadline = Date.now() + graceMs;
+    for (;;) {
+      const end = await jailedEnd(dir, monitor);
+      if (end !== undefined || Date.now() > deadline) return end;
+      await sleep(10);
     }
   }
 
@@ -262,16 +292,20 @@ function endOf({ exitCode, finishedAt, outOfMemory }: WatchStateResponse): RunEn
   return { exitCode: exitCode & 0xff, finishedAt: at.toISOString(), outOfMemory };
 }
 
-async function unexpectedEnd(end: Awaited<ReturnType<typeof jailedEnd>>, console: string): Promise<RunEnd> {
-  const how =
-    end === undefined
-      ? "is gone"
-      : end.kind === "signal"
-        ? `was killed by signal ${end.number}`
-        : `ended with code ${end.number}`;
-  const tail = end?.kind === "exit" ? (await consoleTail(console)).split("\n").at(-1) : undefined;
-  const reason = `Its virtual machine monitor ${how}${tail === undefined || tail === "" ? "" : `; the console says: ${tail}`}`;
+async function unexpectedEnd(end: ProgramEnd | undefined, console: LogPlace): Promise<RunEnd> {
+  const tail = end?.kind === "exit" ? (await consoleTail(console)).at(-1) : undefined;
+  return failed(
+    `Its virtual machine monitor ${howEnded(end)}${tail === undefined ? "" : `; the console says: ${tail}`}`,
+  );
+}
+
+function failed(reason: string): RunEnd {
   return { exitCode: killed, finishedAt: new Date().toISOString(), outOfMemory: false, reason };
+}
+
+function howEnded(end: ProgramEnd | undefined): string {
+  if (end === undefined) return "is gone";
+  return end.kind === "signal" ? `was killed by signal ${end.number}` : `ended with code ${end.number}`;
 }
 
 export async function readStarted(paths: RunPaths): Promise<Date | undefined> {

@@ -4,6 +4,7 @@ import { mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { writeDurably } from "../../durable.ts";
 import type { AttachedVolume } from "../driver.ts";
+import type { Instance, MachineOptions } from "../instance.ts";
 import type { BackendName } from "./backends/backend.ts";
 import type { LogLimits } from "./log-file.ts";
 
@@ -22,6 +23,24 @@ export interface MachineRecord {
   readonly logs: LogLimits;
   /** In the order of its disks, of which the first is the root. */
   readonly volumes: readonly AttachedVolume[];
+}
+
+/** `stopSignal` is the image's. */
+export function recordOf(instance: Instance, machine: MachineOptions, stopSignal: string | undefined): MachineRecord {
+  const { uid, name, generation, image, env, workingDir, logs } = instance;
+  return {
+    uid,
+    name,
+    generation,
+    imageDigest: image.digest,
+    backend: machine.backend,
+    persistentRoot: machine.persistentRoot,
+    stopSignal,
+    env: [...env],
+    workingDir,
+    logs,
+    volumes: machine.volumes.map(({ volumeUid, readOnly }) => ({ uid: volumeUid, readOnly })),
+  };
 }
 
 const fileName = "machine.json";

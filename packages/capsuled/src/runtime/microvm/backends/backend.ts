@@ -1,7 +1,8 @@
 /**
- * The interface of a virtual machine monitor. It knows how its programs are started; nothing of images, agents or workloads. The program runs in a jail (jail.ts), which starts and outlives capsuled; what a backend knows of a running
+ * The interface of a virtual machine monitor. It knows how its program is started; nothing of images, agents or workloads. The program runs in a jail (jail.ts), which starts and outlives capsuled; what a backend knows of a running
  * machine it finds again by the machine's paths.
  */
+import type { Readable, Writable } from "node:stream";
 import type { RunPaths } from "../layout.ts";
 
 export type BackendName = "qemu" | "firecracker";
@@ -18,21 +19,21 @@ export interface MachineConfig {
   readonly disks: readonly { readonly path: string; readonly readOnly: boolean }[];
   readonly network: { readonly tap: string; readonly mac: string } | undefined;
   readonly accelerator: Accelerator;
+  /** It waits for the state of a machine that was saved with the same configuration, instead of booting. */
+  readonly isRestored: boolean;
 }
 
 /** "tcg" emulates, where the processor's virtualisation cannot be used. */
 export type Accelerator = "kvm" | "tcg";
 
-/** A jailed program of a machine. */
+/** The program of a machine, as it runs in its jail. */
 export interface Program {
-  /** Of its files in the machine's directory. The monitor itself is `monitor`. */
-  readonly name: string;
   readonly argv: readonly string[];
   readonly devices: readonly string[];
   readonly open: MachineConfig["disks"];
   readonly tap: string | undefined;
-  /** Socket below the machine's root that exists when it can be used; the next program is started then. */
-  readonly readySocket: string | undefined;
+  /** Socket that exists when the program listens. */
+  readonly readySocket: string;
 }
 
 export interface MicroVmBackend {
@@ -41,9 +42,21 @@ export interface MicroVmBackend {
   unavailable(): string | undefined;
   /** Memory that the monitor itself may take beside the guest's, in bytes. */
   overheadBytes(config: Pick<MachineConfig, "memoryBytes" | "accelerator">): number;
-  /** What has to run, in order; the monitor is the last. */
-  programs(config: MachineConfig, paths: RunPaths): readonly Program[];
+  program(config: MachineConfig, paths: RunPaths): Program;
+  /** Undefined where its machines cannot be saved. */
+  readonly states: MachineStates | undefined;
 }
 
-/** Name of the program whose end is the machine's. */
+/** Machines as bytes: memory and devices, not their disks. */
+export interface MachineStates {
+  /**
+   * Brings a machine to rest, writes its state to `to` and ends that, calls `atRest` (for its disks: all that the guest has
+   * written is in them), and lets it go on, whatever happens. The machine must not be paused.
+   */
+  save(paths: RunPaths, to: Writable, atRest: () => Promise<void>): Promise<void>;
+  /** Gives a machine that was started with `isRestored` its state, and lets it go on. Throws when it does not take it. */
+  restore(paths: RunPaths, from: Readable): Promise<void>;
+}
+
+/** Name of the program, in its jail's files: its end is the machine's. */
 export const monitor = "monitor";

@@ -1,0 +1,3 @@
+/** The suite of snapshots with microVMs, emulated: in an emulated machine they would be emulated twice. */
+process.env["CAPSULE_KIND"] = "MicroVM";
+await import("../suite/snapshots.test.ts");
