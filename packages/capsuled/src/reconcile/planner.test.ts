@@ -32,6 +32,7 @@ class Case {
       created: { state: "created", pid: 7 },
       running: { state: "running", pid: 7, startedAt: now },
       paused: { state: "paused", pid: 7, startedAt: now },
+      silent: { state: "silent" },
       stopped: { state: "stopped", exitCode, finishedAt: now, outOfMemory: exitCode === 137 },
     };
     this.#seen = { generation, imageDigest, task: states[task] };
@@ -190,6 +191,16 @@ test("pause and resume", () => {
   aWorkload().wanted({ restart: true }).seen("paused").expect("stop", Phase.STOPPING);
   aWorkload().wanted({ state: "stopped" }).seen("paused").expect("stop", Phase.STOPPING);
   aWorkload().wanted({ generation: 2 }).seen("paused").expect("remove", Phase.STOPPING);
+});
+
+test("one of which nothing is heard goes on if it ran, and is ended if it was starting", () => {
+  aWorkload()
+    .remembered({ phase: Phase.RUNNING, phaseGeneration: 1 })
+    .seen("silent")
+    .expect("none", Phase.RUNNING, /does not answer/);
+  aWorkload().remembered({ phase: Phase.STARTING, phaseGeneration: 1 }).seen("silent").expect("stop", Phase.STARTING);
+  aWorkload().wanted({ state: "stopped" }).seen("silent").expect("stop", Phase.STOPPING);
+  aWorkload().wanted({ state: "deleted" }).seen("silent").expect("remove", Phase.DELETING);
 });
 
 test("restart stops and starts in place; with another image under the same name it is replaced", () => {

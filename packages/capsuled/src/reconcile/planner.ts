@@ -134,6 +134,7 @@ function planRunning(
   const current = seen?.generation === wanted.generation;
   if (isRunning(seen) && current && !wanted.restart) {
     if (seen.task.state === "running") return { step: none, phase: Phase.RUNNING, message: "Running" };
+    if (seen.task.state === "silent") return planSilent(wanted, remembered, context);
     const waits = waiting(remembered, context, Phase.RUNNING);
     return waits ?? { step: { kind: "resume" }, phase: Phase.RUNNING, message: "Resuming" };
   }
@@ -171,17 +172,32 @@ function planRunning(
   return { step: { kind: "start", digest }, phase: Phase.STARTING, message: "Starting" };
 }
 
+/** One that ran goes on, as far as is known; a start that was cut is made again. */
+function planSilent(wanted: Wanted, remembered: Remembered, context: Context): Plan {
+  const ran = remembered.phase === Phase.RUNNING && remembered.phaseGeneration === wanted.generation;
+  if (ran) {
+    const message = "Running when it was last seen; what looks after it does not answer";
+    return { step: none, phase: Phase.RUNNING, message, wakeAt: new Date(context.now.getTime() + askAgainMs) };
+  }
+  const waits = waiting(remembered, context, Phase.STARTING);
+  return waits ?? { step: { kind: "stop" }, phase: Phase.STARTING, message: "Ending a start that was cut" };
+}
+
 const none: Step = { kind: "none" };
+/** How soon one that does not answer is looked at again, in milliseconds. */
+const askAgainMs = 2_000;
 
 function waiting({ failure }: Remembered, { now }: Context, phase: Phase, still = ""): Plan | undefined {
   if (failure === undefined || failure.retryAt <= now) return undefined;
   return { step: none, phase, message: failure.message + still, wakeAt: failure.retryAt };
 }
 
-type Running = Seen & { readonly task: { readonly state: "running" | "paused" } };
+type Running = Seen & { readonly task: { readonly state: "running" | "paused" | "silent" } };
+const runningStates: readonly string[] = ["running", "paused", "silent"];
 
+/** Also one that may run. */
 function isRunning(seen: Seen | undefined): seen is Running {
-  return seen !== undefined && (seen.task.state === "running" || seen.task.state === "paused");
+  return seen !== undefined && runningStates.includes(seen.task.state);
 }
 
 /** Whether it ran to its end and its restart policy leaves it there. */

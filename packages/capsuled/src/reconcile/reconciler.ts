@@ -116,9 +116,7 @@ export class Reconciler {
     this.#options.pulls.stop();
     for (const { uid } of this.#options.store.workloads.list()) this.#queue.add(uid);
     for (;;) {
-      const running = (await this.#options.driver.list()).filter(
-        ({ task }) => task.state === "running" || task.state === "paused",
-      );
+      const running = (await this.#options.driver.list()).filter(hasProcess);
       if (running.length === 0 || new Date() >= deadline) return;
       await new Promise((resolve) => setTimeout(resolve, 50));
     }

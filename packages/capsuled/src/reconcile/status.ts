@@ -20,16 +20,17 @@ export function statusOf(
   const sameSpec = before.observedGeneration === BigInt(record.generation);
   const task = seen?.task;
   const runs = task?.state === "running" || task?.state === "paused";
+  const known = task?.state === "silent" && sameSpec ? before : undefined;
   const status = create(WorkloadStatusSchema, {
     phase: plan.phase,
     message: plan.message,
     observedGeneration: BigInt(record.generation),
     since: before.phase === plan.phase && before.since !== undefined ? before.since : timestampFromDate(now),
-    pid: runs ? task.pid : 0,
+    pid: runs ? task.pid : (known?.pid ?? 0),
     restartCount: sameSpec ? before.restartCount : 0,
-    addresses: runs ? [...addresses] : [],
+    addresses: runs ? [...addresses] : (known?.addresses ?? []),
     imageDigest: seen?.imageDigest ?? "",
-    paused: task?.state === "paused",
+    paused: task?.state === "paused" || known?.paused === true,
   });
   const startedAt = runs && sameSpec ? timestampFromDate(task.startedAt) : sameSpec ? before.startedAt : undefined;
   if (startedAt !== undefined) status.startedAt = startedAt;

@@ -108,6 +108,8 @@ export type TaskState =
   | { readonly state: "created"; readonly pid: number }
   | { readonly state: "running"; readonly pid: number; readonly startedAt: Date }
   | { readonly state: "paused"; readonly pid: number; readonly startedAt: Date }
+  /** What looks after its process does not answer in time: it may run. */
+  | { readonly state: "silent" }
   | {
       readonly state: "stopped";
       /** 128 + signal when killed by one. */

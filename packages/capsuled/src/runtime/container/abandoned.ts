@@ -5,15 +5,15 @@
  */
 import { execFile } from "node:child_process";
 import { existsSync } from "node:fs";
-import { readdir, readFile, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { NAMESPACE } from "./client.ts";
+import { endShims, shim } from "./shim.ts";
 
 const run = promisify(execFile);
 const bundles = `/run/containerd/io.containerd.runtime.v2.task/${NAMESPACE}`;
 const work = `/perm/containerd/io.containerd.runtime.v2.task/${NAMESPACE}`;
-const shim = "containerd-shim-runc-v2";
 const deleteTimeoutMs = 10_000;
 
 export function isAbandoned(id: string): boolean {
@@ -23,7 +23,7 @@ export function isAbandoned(id: string): boolean {
 /** Removes it. Only for a container of which containerd has no task. */
 export async function removeAbandoned(id: string): Promise<void> {
   const bundle = join(bundles, id);
-  for (const pid of await shimsOf(id)) process.kill(pid, "SIGKILL");
+  await endShims(id);
   // Ends the container, if the runtime has one, and unmounts its root; it fails when there is nothing of either.
   const args = [
     "-namespace",
@@ -40,15 +40,4 @@ export async function removeAbandoned(id: string): Promise<void> {
   await run("umount", [join(bundle, "rootfs")]).catch(() => undefined);
   await rm(bundle, { recursive: true, force: true });
   await rm(join(work, id), { recursive: true, force: true });
-}
-
-/** Shims are started as `containerd-shim-runc-v2 … -id ID …`. */
-async function shimsOf(id: string): Promise<number[]> {
-  const pids = (await readdir("/proc")).filter((name) => /^[0-9]+$/.test(name));
-  const found: number[] = [];
-  for (const pid of pids) {
-    const words = (await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).split("\0");
-    if (words[0]?.endsWith(shim) === true && words[words.indexOf("-id") + 1] === id) found.push(Number(pid));
-  }
-  return found;
 }

@@ -41,6 +41,7 @@ import {
 import { startExec } from "./exec.ts";
 import type { ImageConfig, ImageConfigs } from "./image-config.ts";
 import { label, observedOf, stateOf } from "./observed.ts";
+import { askShim } from "./shim.ts";
 import { signalNumber } from "./signals.ts";
 import { idRangeOf, SPEC_TYPE, specOf } from "./spec.ts";
 import { shiftedMounts, shiftOwners } from "./user-namespace.ts";
@@ -122,7 +123,7 @@ export class ContainerDriver implements RuntimeDriver {
       seen = await this.observe(uid, signal);
     }
     if (seen === undefined || seen.task.state === "none" || seen.task.state === "stopped") return;
-    if (seen.task.state !== "running") {
+    if (seen.task.state === "created") {
       // Created and never started: there is nothing to end in order.
       await this.#deleteTask(uid);
       return;
@@ -281,12 +282,10 @@ export class ContainerDriver implements RuntimeDriver {
     const output = `binary:///sbin/capsule-init?${query.toString()}`;
     const rootfs = instance.container.userNamespace ? shiftedMounts(mounts) : mounts;
     try {
-      const { pid } = await this.#client.tasks.create(
-        { containerId: uid, rootfs, stdin: "", stdout: output, stderr: output, terminal: false },
-        { signal },
-      );
+      const task = { containerId: uid, rootfs, stdin: "", stdout: output, stderr: output, terminal: false };
+      const { pid } = await askShim(uid, (options) => this.#client.tasks.create(task, options), signal);
       await link.toProcess(pid);
-      await this.#client.tasks.start({ containerId: uid, execId: "" }, { signal });
+      await askShim(uid, (options) => this.#client.tasks.start({ containerId: uid, execId: "" }, options), signal);
     } catch (error) {
       await this.#deleteTask(uid).catch((second: unknown) => {
         this.#log.warn({ err: second, uid }, "what is left of a failed start is removed by the next one");
@@ -305,7 +304,7 @@ export class ContainerDriver implements RuntimeDriver {
   async #deleteTask(uid: string): Promise<void> {
     for (let attempt = 0; ; attempt++) {
       try {
-        await this.#client.tasks.delete({ containerId: uid });
+        await askShim(uid, (options) => this.#client.tasks.delete({ containerId: uid }, options));
         return;
       } catch (error) {
         if (isCode(error, Code.NotFound)) {
@@ -324,7 +323,8 @@ export class ContainerDriver implements RuntimeDriver {
   /** A task that has ended meanwhile is as good as killed. */
   async #kill(uid: string, signal: number, all: boolean): Promise<void> {
     try {
-      await this.#client.tasks.kill({ containerId: uid, execId: "", signal, all });
+      const what = { containerId: uid, execId: "", signal, all };
+      await askShim(uid, (options) => this.#client.tasks.kill(what, options));
     } catch (error) {
       const text = error instanceof Error ? error.message : "";
       if (!isCode(error, Code.NotFound) && !/process already finished|not running/i.test(text)) throw error;

@@ -39,8 +39,8 @@ export async function stateOf(uid: string, process: Process | undefined): Promis
     }
     case Status.CREATED:
       return { state: "created", pid };
-    // The shim does not know: as good as nothing, the next start removes it.
+    // containerd gives a shim two seconds, and asks no more then; on a busy machine that says nothing of the container.
     case Status.UNKNOWN:
-      return { state: "none" };
+      return { state: "silent" };
   }
 }
