@@ -72,13 +72,15 @@ function manifestReference(): string {
     "Generated from the `.proto` files by `make docs`; do not edit.",
     "",
     "YAML, several documents to a file, parted by `---`. Each has `kind:` (Container, MicroVM or Volume) and `name:`; a",
-    "Container has its settings in `container:`, a Volume its own beside the name. Enumerations are written short (`BRIDGE`) or long (`NETWORK_MODE_BRIDGE`),",
+    "Container has its settings in `container:`, a MicroVM in `microVm:`, a Volume its own beside the name. Enumerations are written short (`BRIDGE`) or long (`NETWORK_MODE_BRIDGE`),",
     "in any case; durations as `30s` or `1m30s`; sizes as bytes or `512MiB`, `2G` (K, M, G, T are binary).",
     "",
-    "This version runs Containers and has Volumes. Fields marked *later* are in the schema and refused until their feature is there.",
+    "Fields marked *later* are in the schema and refused until their feature is there.",
     "",
   ];
   const later = new Set(["probes", "depends_on", "devices", "secrets", "allow_from", "allow_to", "job", "init"]);
+  const workloads = new Set(["ContainerSpec", "MicroVmSpec"]);
+  const firstOfOneKind = 50;
   const done = new Set<string>();
   const describe = (message: DescMessage, title: string): void => {
     if (done.has(message.typeName)) return;
@@ -89,9 +91,10 @@ function manifestReference(): string {
     lines.push("| field | type | |", "| --- | --- | --- |");
     const below: DescMessage[] = [];
     for (const field of message.fields) {
-      if (message.name === "WorkloadSpec" && field.name === "micro_vm") continue;
+      // What both kinds have is told once.
+      if (message.name === "MicroVmSpec" && field.number < firstOfOneKind) continue;
       const isLater =
-        (message.name === "ContainerSpec" && later.has(field.name)) ||
+        (workloads.has(message.name) && later.has(field.name)) ||
         (message.name === "VolumeSpec" && field.name === "encrypted");
       const text = comments.get(`${message.typeName}.${field.name}`) ?? "";
       lines.push(
@@ -105,7 +108,7 @@ function manifestReference(): string {
   };
   const spec = registry.getMessage("capsule.v1.WorkloadSpec");
   if (spec === undefined) throw new Error("WorkloadSpec is not in the .proto files");
-  describe(spec, "Top of a Container");
+  describe(spec, "Top of a Container or MicroVM");
   const volume = registry.getMessage("capsule.v1.VolumeSpec");
   if (volume === undefined) throw new Error("VolumeSpec is not in the .proto files");
   describe(volume, "Top of a Volume");

@@ -45,24 +45,22 @@ export async function unpackGuestKernel(
 ): Promise<void> {
   await extractPackage(deb, scratch);
   await writeFile(target, uncompressed(await readFile(join(scratch, "boot", `vmlinuz-${version}`))));
-  await run(["depmod", "-b", join(scratch, "usr"), "-w", version]);
-  const to = join(tree, "lib/modules");
+  await copyModules(wanted, join(scratch, "usr"), version, join(tree, "lib/modules"));
+}
+
+/** Writes modules and all that they need to `to`, with a list of them, `order`, in which they can be loaded. `from` has a lib/modules of kernel packages. */
+export async function copyModules(names: readonly string[], from: string, version: string, to: string): Promise<void> {
+  await run(["depmod", "-b", from, "-w", version]);
   await mkdir(to, { recursive: true });
   const order: string[] = [];
-  for (const name of wanted) {
-    const shown = await run(["modprobe", "-d", join(scratch, "usr"), "-S", version, "--show-depends", name]);
+  for (const name of names) {
+    const shown = await run(["modprobe", "-d", from, "-S", version, "--show-depends", name]);
     for (const [, path = ""] of shown.matchAll(/^insmod (\S+)/gm)) {
       const plain = basename(path).replace(/\.xz$/, "");
       if (order.includes(plain)) continue;
       order.push(plain);
-      await run([
-        "sh",
-        "-ec",
-        'case "$1" in *.xz) xz -dc "$1" ;; *) cat "$1" ;; esac >"$2"',
-        "sh",
-        path,
-        join(to, plain),
-      ]);
+      const unpacked = 'case "$1" in *.xz) xz -dc "$1" ;; *) cat "$1" ;; esac >"$2"';
+      await run(["sh", "-ec", unpacked, "sh", path, join(to, plain)]);
     }
   }
   await writeFile(join(to, "order"), order.map((name) => `/lib/modules/${name}\n`).join(""));

@@ -33,11 +33,17 @@ import {
 import { withCapsule } from "../session.ts";
 import { waitUntilGone, waitUntilPaused, waitUntilStopped, waitUntilUp } from "../wait.ts";
 
+/** Its image, or the kernel that it boots instead. */
+function whatRuns(spec: Workload["spec"]): string {
+  const { kind } = spec ?? {};
+  return (kind?.case === "microVm" && kind.value.kernelPath) || kind?.value?.image || "";
+}
+
 const columns: Column<Workload>[] = [
   { title: "NAME", value: ({ spec }) => spec?.name ?? "" },
   { title: "KIND", value: ({ spec }) => (spec?.kind.case === "microVm" ? "MicroVM" : "Container"), wide: true },
   { title: "PHASE", value: ({ status }) => Phase[status?.phase ?? 0] ?? "" },
-  { title: "IMAGE", value: ({ spec }) => spec?.kind.value?.image ?? "" },
+  { title: "IMAGE", value: ({ spec }) => whatRuns(spec) },
   { title: "ADDRESS", value: ({ status }) => status?.addresses[0] ?? "-" },
   { title: "PORTS", value: portsOf },
   { title: "RESTARTS", value: ({ status }) => String(status?.restartCount ?? 0), right: true },
@@ -94,7 +100,7 @@ export async function describe({ capsule: chosen, format }: Globals, name: strin
       ["Phase", `${Phase[status?.phase ?? 0]}, for ${age(status?.since)}`],
       ["Message", status?.message],
       ["Wanted", RunState[desired].toLowerCase()],
-      ["Image", `${spec?.kind.value?.image}${status?.imageDigest ? ` (${status.imageDigest})` : ""}`],
+      ["Image", `${whatRuns(spec)}${status?.imageDigest ? ` (${status.imageDigest})` : ""}`],
       ["Addresses", status?.addresses.join(", ") || undefined],
       ["Ports", portsOf(workload) === "-" ? undefined : portsOf(workload)],
       ["Started", status?.pid ? `${age(status.startedAt)} ago, process ${status.pid}` : undefined],

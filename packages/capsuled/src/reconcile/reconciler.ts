@@ -212,18 +212,22 @@ export class Reconciler {
   ): Promise<Plan> {
     const imageName = record.spec.kind.value?.image ?? "";
     const context = { now, imageName, goingDown: this.#goingDown };
-    let image: ImageState = { state: "unknown" };
-    if (needsImage(wanted, seen, context) && (memory.failure === undefined || memory.failure.retryAt <= now)) {
-      const { images } = this.#options;
-      const found = await images.find(images.normalize(imageName), this.#stopping.signal);
-      image =
-        found === undefined
-          ? { state: "absent" }
-          : { state: "present", digest: found.digest, fresh: memory.pulled !== undefined };
-    }
+    const canTry = memory.failure === undefined || memory.failure.retryAt <= now;
+    const image: ImageState =
+      needsImage(wanted, seen, context) && canTry ? await this.#findImage(imageName, memory) : { state: "unknown" };
     const { phase, observedGeneration } = record.status;
     const remembered = { phase, phaseGeneration: Number(observedGeneration), failure: memory.failure };
     return plan(wanted, seen, image, remembered, context);
+  }
+
+  /** A machine that boots its own kernel has no image: there is nothing to fetch. */
+  async #findImage(name: string, memory: Memory): Promise<ImageState> {
+    if (name === "") return { state: "present", digest: "", fresh: true };
+    const { images } = this.#options;
+    const found = await images.find(images.normalize(name), this.#stopping.signal);
+    return found === undefined
+      ? { state: "absent" }
+      : { state: "present", digest: found.digest, fresh: memory.pulled !== undefined };
   }
 
   #noteExit(record: WorkloadRecord, wanted: Wanted, seen: Observed | undefined, memory: Memory, now: Date): void {

@@ -11,8 +11,10 @@ import { guestVolumes } from "../runtime/microvm/spec.ts";
 import type { VolumeController } from "../storage/volumes/controller.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
-import { instanceOf, settingsOf } from "../workload/instance.ts";
+import { instanceOf, type Prepared, settingsOf } from "../workload/instance.ts";
 import { portsOf } from "../workload/manager.ts";
+import { type OwnKernel, ownKernelOf } from "../workload/own-kernel.ts";
+import { copyBootFiles } from "./boot-files.ts";
 import type { Step } from "./planner.ts";
 
 export interface StepContext {
@@ -74,7 +76,7 @@ async function start(step: Extract<Step, { kind: "start" }>, context: StepContex
   const files = await network.filesFor({ uid, name, hostname, network: mode, ...(dns === undefined ? {} : { dns }) });
   const { dir: logDir } = payloadLog(workloadsDir, uid);
   await mkdir(logDir, { recursive: true, mode: 0o750 });
-  const image = { reference: images.normalize(settings.image), digest: step.digest };
+  const reference = settings.image === "" ? "" : images.normalize(settings.image);
   const link: InstanceLink = {
     toProcess: async (pid) => {
       if (mode === "bridge") await network.link(uid, pid);
@@ -82,17 +84,33 @@ async function start(step: Extract<Step, { kind: "start" }>, context: StepContex
     tap: mode === "bridge" ? network.tapOf(uid) : undefined,
   };
   const isMachine = record.spec.kind.case === "microVm";
-  const storage = isMachine ? await disksFor(context) : { mounts: await mountsFor(context) };
-  const instance = instanceOf(record, { image, files, logDir, ...storage });
+  const storage = await storageFor(context);
+  const instance = instanceOf(record, { image: { reference, digest: step.digest }, files, logDir, ...storage });
   const timeoutMs = isMachine ? machineTimeoutMs : startTimeoutMs;
   await driver.start(instance, link, withTimeout(context.stopping, timeoutMs));
 }
 
+type Storage = Pick<Prepared, "mounts" | "volumes" | "ownKernel">;
+
+/** Readies the volumes of a workload, which it then holds. */
+async function storageFor(context: StepContext): Promise<Storage> {
+  const { record, workloadsDir } = context;
+  const bootDir = join(workloadsDir, record.uid, "boot");
+  const own = ownKernelOf(record.spec);
+  if (own !== undefined) return await bootableFor(own, bootDir, context);
+  await rm(bootDir, { recursive: true, force: true });
+  return record.spec.kind.case === "microVm" ? await disksFor(context) : { mounts: await mountsFor(context) };
+}
+
+/** The kernel and initramfs of a machine that boots its own, read now from their volumes, and its root disk. */
+async function bootableFor(own: OwnKernel, dir: string, { record, volumes }: StepContext): Promise<Storage> {
+  const ownKernel = { ...(await copyBootFiles(own, dir, volumes)), args: own.args };
+  const { uid: volumeUid, path } = await volumes.attachFor(record.uid, own.root, false);
+  return { mounts: [], volumes: [{ volumeUid, path, readOnly: false, subPaths: [] }], ownKernel };
+}
+
 /** Attaches the workload's volumes, which it then holds: each is one disk, however often it is mounted inside. */
-async function disksFor({
-  record,
-  volumes,
-}: StepContext): Promise<{ mounts: InstanceMount[]; volumes: InstanceDisk[] }> {
+async function disksFor({ record, volumes }: StepContext): Promise<Storage> {
   const wanted = record.spec.kind.value?.mounts ?? [];
   const names = [...new Set(wanted.map(({ volumeName }) => volumeName))];
   const disks: InstanceDisk[] = [];

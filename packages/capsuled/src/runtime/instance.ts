@@ -45,6 +45,16 @@ export interface MachineOptions {
   readonly persistentRoot: boolean;
   /** In the order of `mounts`' sources, each once. */
   readonly volumes: readonly InstanceDisk[];
+  /** Boots this instead of the image; the first volume is the root disk then. */
+  readonly ownKernel: BootFiles | undefined;
+}
+
+/** What a machine with an own kernel boots: files in a directory of their own on the capsule. */
+export interface BootFiles {
+  readonly dir: string;
+  readonly kernel: string;
+  readonly initramfs: string | undefined;
+  readonly args: readonly string[];
 }
 
 /** A volume as a disk of a machine. */

@@ -8,6 +8,7 @@ import { consoleLog, payloadLog } from "../logs/places.ts";
 import { readLog } from "../logs/read.ts";
 import type { ExecOptions, ExecSession, PathStat, RuntimeDriver } from "../runtime/driver.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
+import { ownKernelOf } from "../workload/own-kernel.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
 import type { WorkloadServiceOptions } from "./workload.ts";
@@ -24,8 +25,10 @@ const fileTypes: Record<PathStat["type"], FileType> = {
 export function workloadSession({ manager, driver, workloadsDir }: WorkloadServiceOptions): Session {
   return {
     async *logs({ name, follow, tail, since, until, streams }, context) {
-      const ofConsole = streams.includes(LogStream.SERIAL);
       const record = manager.get(name);
+      // Of one that boots its own kernel there is no other log.
+      const ofConsole =
+        streams.includes(LogStream.SERIAL) || (streams.length === 0 && ownKernelOf(record.spec) !== undefined);
       const place = ofConsole ? consoleOf(record, streams, workloadsDir) : payloadLog(workloadsDir, record.uid);
       const wanted = criLines({ streams: ofConsole ? [] : streams, since, until });
       for await (const lines of readLog(place, wanted, { follow, tail }, callOf(context).signal)) yield { lines };

@@ -1,7 +1,14 @@
 /** From a workload's record to what its runtime driver is asked to run. Pure. */
 import { type ContainerSpec, type DnsConfig, MicroVmBackend, type MicroVmSpec, NetworkMode } from "@capsule/api";
 import { CapsuleError } from "../errors.ts";
-import type { ContainerOptions, Instance, InstanceDisk, InstanceMount, MachineOptions } from "../runtime/instance.ts";
+import type {
+  BootFiles,
+  ContainerOptions,
+  Instance,
+  InstanceDisk,
+  InstanceMount,
+  MachineOptions,
+} from "../runtime/instance.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 
 const mib = 1024 * 1024;
@@ -48,10 +55,12 @@ export interface Prepared {
   readonly mounts: readonly InstanceMount[];
   /** Of a microVM. */
   readonly volumes?: readonly InstanceDisk[];
+  readonly ownKernel?: BootFiles | undefined;
   readonly logDir: string;
 }
 
-export function instanceOf(record: WorkloadRecord, { image, files, mounts, logDir, volumes = [] }: Prepared): Instance {
+export function instanceOf(record: WorkloadRecord, prepared: Prepared): Instance {
+  const { image, files, mounts, logDir, volumes = [], ownKernel } = prepared;
   const spec = partOf(record);
   const settings = settingsOf(record);
   return {
@@ -80,7 +89,7 @@ export function instanceOf(record: WorkloadRecord, { image, files, mounts, logDi
       maxFiles: spec.logs?.maxFiles || 3,
     },
     container: spec.$typeName === "capsule.v1.ContainerSpec" ? containerOptions(spec) : asContainer,
-    ...(spec.$typeName === "capsule.v1.MicroVmSpec" ? { machine: machineOptions(spec, volumes) } : {}),
+    ...(spec.$typeName === "capsule.v1.MicroVmSpec" ? { machine: machineOptions(spec, volumes, ownKernel) } : {}),
   };
 }
 
@@ -112,7 +121,11 @@ const asContainer: ContainerOptions = {
 };
 
 /** Defaults as the .proto tells them. */
-function machineOptions(spec: MicroVmSpec, volumes: readonly InstanceDisk[]): MachineOptions {
+function machineOptions(
+  spec: MicroVmSpec,
+  volumes: readonly InstanceDisk[],
+  ownKernel: BootFiles | undefined,
+): MachineOptions {
   return {
     backend: spec.backend === MicroVmBackend.FIRECRACKER ? "firecracker" : "qemu",
     vcpus: spec.vcpus || 1,
@@ -120,6 +133,7 @@ function machineOptions(spec: MicroVmSpec, volumes: readonly InstanceDisk[]): Ma
     diskBytes: Number(spec.diskBytes),
     persistentRoot: spec.persistentRoot,
     volumes,
+    ownKernel,
   };
 }
 

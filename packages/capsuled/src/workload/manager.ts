@@ -12,7 +12,9 @@ import type { VolumeClaim } from "../store/volume-claims.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import { type Change, canonical, diffSpecs, diffVolumes } from "./diff.ts";
 import { networkOf } from "./instance.ts";
-import { type MachineLimits, validateWorkload } from "./validate.ts";
+import { ownKernelOf } from "./own-kernel.ts";
+import { validateWorkload } from "./validate.ts";
+import type { MachineLimits } from "./validate-machine.ts";
 
 /** Most workloads on a capsule: as many as its subnet has addresses. */
 const maxWorkloads = 4_000;
@@ -218,9 +220,10 @@ export class WorkloadManager {
   /** Throws `conflict` naming the holder, `notFound` for a volume that does not exist. */
   #claimVolumes(uid: string, spec: WorkloadSpec): void {
     const claims = claimsOf(spec);
-    const missing = claims
-      .map(({ volume }) => volume)
-      .filter((volume) => this.#store.volumes.get(volume) === undefined);
+    const own = ownKernelOf(spec);
+    const read = [own?.kernel, own?.initramfs].flatMap((file) => (file === undefined ? [] : [file.volume]));
+    const named = new Set([...claims.map(({ volume }) => volume), ...read]);
+    const missing = [...named].filter((volume) => this.#store.volumes.get(volume) === undefined);
     if (missing.length > 0) throw noVolume(missing);
     this.#store.volumeClaims.replace(uid, claims);
   }
@@ -267,11 +270,13 @@ export function portsOf(spec: WorkloadSpec): PortClaim[] {
   }));
 }
 
-/** The volumes that a spec mounts; read-only when every mount of it is. */
+/** The volumes that a spec mounts, read-only when every mount of it is, or has as its root disk. */
 export function claimsOf(spec: WorkloadSpec): VolumeClaim[] {
   const claims = new Map<string, boolean>();
   for (const { volumeName, readOnly } of spec.kind.value?.mounts ?? [])
     claims.set(volumeName, (claims.get(volumeName) ?? true) && readOnly);
+  const own = ownKernelOf(spec);
+  if (own !== undefined) claims.set(own.root, false);
   return [...claims].map(([volume, readOnly]) => ({ volume, readOnly }));
 }
 

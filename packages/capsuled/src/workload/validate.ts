@@ -4,10 +4,11 @@
  */
 import { isIP } from "node:net";
 import type { ContainerSpec, MicroVmSpec, WorkloadSpec } from "@capsule/api";
-import { ImagePullPolicy, MicroVmBackend, NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
+import { ImagePullPolicy, NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
 import type { FieldViolation } from "../errors.ts";
+import { clip, Faults, known, LABEL } from "./faults.ts";
+import { type MachineLimits, validateMicroVm } from "./validate-machine.ts";
 
-const LABEL = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 const ENV_NAME = /^[^=\0]+$/;
 const SYSCTL = /^[a-z0-9_-]+([./][A-Za-z0-9_-]+)+$/;
 const CAPABILITY = /^(CAP_)?[A-Z_]+$/i;
@@ -18,37 +19,6 @@ const API_PORT = 50_000;
 const NAMESPACED = /^(kernel\.(msg(max|mnb|mni)|sem|shm(all|max|mni|_rmid_forced))|fs\.mqueue\..+|net\..+)$/;
 const MAX_MILLIS = 1_024_000;
 const MAX_MEMORY_MIB = 64 * 1024 * 1024;
-/** What the capsule has for microVMs. */
-export interface MachineLimits {
-  readonly vcpus: number;
-  readonly memoryMib: number;
-  /** Why a backend cannot be used on this capsule; undefined when it can. */
-  readonly unavailable: (backend: "qemu" | "firecracker") => string | undefined;
-}
-
-/** Where the guest kernel is put ends at 66 MiB; its initramfs, packed and unpacked, and a payload that does something. */
-const MIN_GUEST_MIB = 96;
-/** With blocks of 4 KiB. */
-const MAX_DISK_BYTES = 2n ** 44n;
-
-/** Collects faults; `at` gives the place of a field of the kind's own part. */
-class Faults {
-  readonly found: FieldViolation[] = [];
-  readonly #kind: string;
-
-  constructor(kind: string) {
-    this.#kind = kind;
-  }
-
-  at(path: string): string {
-    return `${this.#kind}.${path}`;
-  }
-
-  add(path: string, description: string): void {
-    // One wrong list of a million entries must not become an answer of a million lines.
-    if (this.found.length < 50) this.found.push({ path, description });
-  }
-}
 
 /** Every fault of a spec; empty when there is none. */
 export function validateWorkload(spec: WorkloadSpec, machines: MachineLimits): FieldViolation[] {
@@ -81,51 +51,13 @@ export function validateWorkload(spec: WorkloadSpec, machines: MachineLimits): F
 type CommonSpec = ContainerSpec | MicroVmSpec;
 
 function validateCommon(spec: CommonSpec, faults: Faults): void {
-  if (spec.image === "") faults.add(faults.at("image"), "an image is needed, such as busybox:1");
+  if (spec.image === "" && !("kernelPath" in spec && spec.kernelPath !== ""))
+    faults.add(faults.at("image"), "an image is needed, such as busybox:1");
   validateProcess(spec, faults);
   validateNetwork(spec, faults);
   validateLimits(spec, faults);
   validateMounts(spec, faults);
   refuseLater(spec, faults);
-}
-
-function validateMicroVm(spec: MicroVmSpec, machines: MachineLimits, faults: Faults): void {
-  const { vcpus, memoryMib, diskBytes, backend, networkMode, resources } = spec;
-  if (vcpus > machines.vcpus)
-    faults.add(faults.at("vcpus"), `${vcpus} is not possible: the capsule has ${machines.vcpus} processors`);
-  if (memoryMib !== 0 && memoryMib < MIN_GUEST_MIB)
-    faults.add(faults.at("memoryMib"), `${memoryMib} is not possible: at least ${MIN_GUEST_MIB}`);
-  if (memoryMib > machines.memoryMib)
-    faults.add(faults.at("memoryMib"), `${memoryMib} is not possible: the capsule has ${machines.memoryMib} MiB`);
-  if (diskBytes > MAX_DISK_BYTES)
-    faults.add(faults.at("diskBytes"), `${diskBytes} is more than an ext4 filesystem holds`);
-  known(backend, MicroVmBackend, faults.at("backend"), faults);
-  const refused = backendFault(backend, machines);
-  if (refused !== undefined) faults.add(faults.at("backend"), refused);
-  if (networkMode === NetworkMode.HOST)
-    faults.add(faults.at("networkMode"), "a microVM has a network of its own: BRIDGE or NONE");
-  if ((resources?.memoryMib ?? 0) !== 0)
-    faults.add(faults.at("resources.memoryMib"), "the memory of a microVM is microVm.memoryMib");
-  const later: readonly [string, boolean][] = [
-    ["kernelPath", spec.kernelPath !== ""],
-    ["rootfsPath", spec.rootfsPath !== ""],
-    ["kernelArgs", spec.kernelArgs !== ""],
-  ];
-  for (const [field, used] of later)
-    if (used) faults.add(faults.at(field), "this version of Capsule boots its own kernel only: leave the field out");
-}
-
-function backendFault(backend: MicroVmBackend, { unavailable }: MachineLimits): string | undefined {
-  switch (backend) {
-    case MicroVmBackend.QEMU:
-      return unavailable("qemu");
-    case MicroVmBackend.FIRECRACKER:
-      return unavailable("firecracker");
-    case MicroVmBackend.LIBKRUN:
-      return "this version of Capsule has no libkrun: QEMU";
-    default:
-      return undefined;
-  }
 }
 
 function validateContainer(spec: ContainerSpec, faults: Faults): void {
@@ -302,16 +234,6 @@ function refuseLater(spec: CommonSpec, faults: Faults): void {
   }
 }
 
-/** Proto3 keeps numbers that the enum does not know. */
-function known(
-  value: number,
-  type: Readonly<Record<string | number, string | number>>,
-  path: string,
-  faults: Faults,
-): void {
-  if (type[value] === undefined) faults.add(path, `${value} is none of its values`);
-}
-
 function isCleanPath(path: string): boolean {
   return path.startsWith("/") && path.length < 4096 && !path.includes("\0") && !path.split("/").includes("..");
 }
@@ -327,8 +249,4 @@ function duplicates(values: readonly string[]): number[] {
     seen.add(value);
     return [];
   });
-}
-
-function clip(text: string): string {
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }

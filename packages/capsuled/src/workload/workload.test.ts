@@ -13,7 +13,8 @@ import { VolumeManager } from "../storage/volumes/manager.ts";
 import { Store } from "../store/store.ts";
 import { diffSpecs } from "./diff.ts";
 import { WorkloadManager } from "./manager.ts";
-import { type MachineLimits, validateWorkload } from "./validate.ts";
+import { validateWorkload } from "./validate.ts";
+import type { MachineLimits } from "./validate-machine.ts";
 
 const machines: MachineLimits = {
   vcpus: 2,
@@ -128,6 +129,37 @@ describe("validation of a microVM", () => {
     assert.deepEqual(faults({ backend: "MICRO_VM_BACKEND_QEMU" }), []);
     assert.deepEqual(faults({ backend: "MICRO_VM_BACKEND_FIRECRACKER" }), ["microVm.backend: there is none"]);
     assert.match(faults({ backend: "MICRO_VM_BACKEND_LIBKRUN" }).join(), /^microVm\.backend: .*libkrun/);
+  });
+});
+
+describe("validation of an own kernel", () => {
+  const own = { kernelPath: "root/boot/vmlinuz", rootfsPath: "root" };
+  const faults = (microVm: JsonObject): string[] =>
+    validateWorkload(fromJson(WorkloadSpecSchema, { name: "vm", microVm }), machines).map(({ path }) => path);
+
+  it("takes files of volumes, and a volume as the root disk", () => {
+    assert.deepEqual(faults(own), []);
+    assert.deepEqual(faults({ ...own, initramfsPath: "root/boot/initrd", kernelArgs: "quiet init=/sbin/init" }), []);
+  });
+
+  it("refuses what is no file of a volume", () => {
+    for (const path of ["/perm/tls/key", "vmlinuz", "root/", "root/../x", "root//x", "ROOT/x", "/x", "root/a/./b"])
+      assert.deepEqual(faults({ ...own, kernelPath: path }), ["microVm.kernelPath"], path);
+    assert.deepEqual(faults({ ...own, rootfsPath: "root/disk.img" }), ["microVm.rootfsPath"]);
+    assert.deepEqual(faults({ kernelPath: "root/x" }), ["microVm.rootfsPath"]);
+    assert.deepEqual(faults({ ...own, kernelArgs: "a\nb" }), ["microVm.kernelArgs"]);
+  });
+
+  it("refuses what an agent would do, and the parts of an own kernel without one", () => {
+    assert.deepEqual(faults({ ...own, image: "x", command: ["sh"], mounts: [{ volumeName: "v", mountPath: "/v" }] }), [
+      "microVm.image",
+      "microVm.command",
+      "microVm.mounts",
+    ]);
+    assert.deepEqual(faults({ image: "x", rootfsPath: "root", kernelArgs: "quiet" }), [
+      "microVm.rootfsPath",
+      "microVm.kernelArgs",
+    ]);
   });
 });
 

@@ -15,6 +15,8 @@ import { type RunPaths, userOf } from "./layout.ts";
 export interface BootOptions {
   readonly backend: MicroVmBackend;
   readonly config: MachineConfig;
+  /** Nothing is waited for in a machine without one. */
+  readonly hasAgent: boolean;
   readonly paths: RunPaths;
   readonly console: LogPlace;
   readonly cpuMillis: number;
@@ -38,8 +40,8 @@ const socketMs = 10_000;
  * Starts the program of a machine and waits until its agent answers, as long as its boot goes on. Throws CapsuleError
  * with the last lines of its console when it does not; what was started is still there then.
  */
-export async function bootMachine(options: BootOptions): Promise<Agent> {
-  const { backend, config, paths, cpuMillis, signal } = options;
+export async function bootMachine(options: BootOptions): Promise<Agent | undefined> {
+  const { backend, config, hasAgent, paths, cpuMillis, signal } = options;
   const user = userOf(config.uid);
   await mkdir(paths.sockets, { recursive: true, mode: 0o755 });
   await chown(paths.sockets, user, user);
@@ -47,7 +49,7 @@ export async function bootMachine(options: BootOptions): Promise<Agent> {
   const cgroups = await makeGroups(config.uid, { cpuMillis, memoryBytes, pids: maxTasks });
   signal.throwIfAborted();
   await startProgram(backend.program(config, paths), options, cgroups);
-  return await untilAgent(options);
+  return hasAgent ? await untilAgent(options) : undefined;
 }
 
 async function startProgram(

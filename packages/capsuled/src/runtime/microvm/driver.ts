@@ -4,10 +4,8 @@
  * any two calls: the record is written first and removed last, and what is left is found by it the next time.
  */
 import { EventEmitter } from "node:events";
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import type { Readable } from "node:stream";
-import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Logger } from "pino";
 import { CapsuleError } from "../../errors.ts";
 import { consoleLog } from "../../logs/places.ts";
@@ -31,20 +29,18 @@ import {
 import type { Instance, MachineOptions } from "../instance.ts";
 import type { AcceleratorProbe } from "./accelerator.ts";
 import type { Agent } from "./agent.ts";
-import { type BackendName, type MachineConfig, type MicroVmBackend, monitor } from "./backends/backend.ts";
-import { bootMachine } from "./boot.ts";
+import { type BackendName, type MicroVmBackend, monitor } from "./backends/backend.ts";
 import { removeGroups } from "./cgroups.ts";
 import { copyIntoGuest, copyOutOfGuest, statGuestPath } from "./copy.ts";
-import { translated } from "./errors.ts";
 import { startGuestExec } from "./exec.ts";
 import { whileFrozen } from "./freeze.ts";
 import { jailed, type RunningProgram, signalJailed } from "./jail.ts";
-import { guestDir, runPaths, vmsDir } from "./layout.ts";
-import { PayloadLog } from "./log-file.ts";
-import { Machine, readEnd, readStarted, writeStarted } from "./machine.ts";
-import { type MachineRecord, MachineRecords, recordOf } from "./record.ts";
+import { runPaths, vmsDir } from "./layout.ts";
+import { Machine, readEnd, readStarted } from "./machine.ts";
+import { type MachineRecord, MachineRecords } from "./record.ts";
 import type { RootDisks } from "./root-disks.ts";
-import { guestSpecOf, lookedUpInside } from "./spec.ts";
+import { lookedUpInside } from "./spec.ts";
+import { startMachine } from "./start.ts";
 
 export interface MicroVmDriverOptions {
   /** Those that this image has. */
@@ -56,18 +52,7 @@ export interface MicroVmDriverOptions {
   readonly log: Logger;
 }
 
-/** What a payload is started by, beside its instance. */
-interface PayloadStart {
-  readonly machine: MachineOptions;
-  readonly link: InstanceLink;
-  readonly spec: Uint8Array<ArrayBuffer>;
-  readonly imageUser: string;
-}
-
 const titles: Readonly<Record<BackendName, string>> = { qemu: "QEMU", firecracker: "Firecracker" };
-
-/** StartPayload: mounting, looking up, and the OCI runtime's own work, emulated; in milliseconds. */
-const startPayloadMs = 120_000;
 
 export class MicroVmDriver implements RuntimeDriver {
   readonly #options: MicroVmDriverOptions;
@@ -167,7 +152,7 @@ export class MicroVmDriver implements RuntimeDriver {
   }
 
   async exec(uid: string, options: ExecOptions): Promise<ExecSession> {
-    const record = await this.#running(uid);
+    const record = await this.#withAgent(uid);
     const config = await this.#options.configs.get(record.imageDigest);
     const base = {
       env: environment(config.env, new Map(record.env), lookedUpInside),
@@ -178,12 +163,12 @@ export class MicroVmDriver implements RuntimeDriver {
   }
 
   async statPath(uid: string, path: string): Promise<PathStat | undefined> {
-    await this.#running(uid);
+    await this.#withAgent(uid);
     return await statGuestPath(this.#agentOf(uid), path);
   }
 
   async copyOut(uid: string, path: string, signal: AbortSignal): Promise<Readable> {
-    await this.#running(uid);
+    await this.#withAgent(uid);
     return copyOutOfGuest(this.#agentOf(uid), path, signal);
   }
 
@@ -194,7 +179,7 @@ export class MicroVmDriver implements RuntimeDriver {
     data: AsyncIterable<Uint8Array>,
     signal: AbortSignal,
   ): Promise<{ bytes: bigint; entries: bigint }> {
-    await this.#running(uid);
+    await this.#withAgent(uid);
     return await copyIntoGuest(this.#agentOf(uid), path, rename, data, signal);
   }
 
@@ -205,7 +190,7 @@ export class MicroVmDriver implements RuntimeDriver {
     const outside = await readStats(uid, program.pid);
     const inside = await this.#machines
       .get(uid)
-      ?.agent.client.payloadStats({}, { timeoutMs: 2_000 })
+      ?.askAgent((client) => client.payloadStats({}, { timeoutMs: 2_000 }))
       .catch(() => undefined);
     return inside === undefined ? outside : { ...outside, pids: inside.pids };
   }
@@ -213,8 +198,19 @@ export class MicroVmDriver implements RuntimeDriver {
   /** Calls `work` while the guest's filesystem on a volume is at rest; throws `unavailable` when it cannot be brought to it. */
   async withFrozen<T>(uid: string, volumeUid: string, work: () => Promise<T>): Promise<T> {
     const record = await this.#running(uid);
+    if (record.ownKernel) return await this.#whileStill(uid, work);
     const volume = record.volumes.findIndex((one) => one.uid === volumeUid);
     return await whileFrozen(this.#agentOf(uid), volume, work);
+  }
+
+  /** As a power cut would find its disks: what its kernel still holds is not on them. */
+  async #whileStill<T>(uid: string, work: () => Promise<T>): Promise<T> {
+    await this.pause(uid);
+    try {
+      return await work();
+    } finally {
+      await this.resume(uid);
+    }
   }
 
   /** Leaves everything running. */
@@ -224,76 +220,13 @@ export class MicroVmDriver implements RuntimeDriver {
   }
 
   async #boot(instance: Instance, machine: MachineOptions, link: InstanceLink, signal: AbortSignal): Promise<void> {
-    const { uid, image } = instance;
-    const { configs, roots, accelerator } = this.#options;
-    const paths = runPaths(uid);
     const backend = this.#backend(machine.backend);
-    const imageConfig = await configs.get(image.digest, signal);
-    const spec = guestSpecOf(instance, imageConfig);
-    await this.#records.put(recordOf(instance, machine, imageConfig.stopSignal));
-    const began = performance.now();
-    const root = await roots.ensureRoot(uid, image.digest, machine.diskBytes, signal);
-    const rootMs = Math.round(performance.now() - began);
-    const config: MachineConfig = {
-      uid,
-      vcpus: machine.vcpus,
-      memoryBytes: machine.memoryBytes,
-      kernel: join(guestDir, "vmlinux"),
-      initramfs: join(guestDir, "initramfs"),
-      kernelArgs: [],
-      disks: [
-        { path: root.path, readOnly: false },
-        ...machine.volumes.map(({ path, readOnly }) => ({ path, readOnly })),
-      ],
-      network: link.tap === undefined ? undefined : { tap: link.tap.name, mac: link.tap.mac },
-      accelerator: await accelerator.get(),
-      isRestored: false,
-    };
-    await mkdir(paths.dir, { recursive: true, mode: 0o755 });
-    const connect = async (): Promise<void> => await link.tap?.connect();
-    const console = consoleLog(this.#options.workloadsDir, uid);
-    const { cpuMillis } = instance.limits;
-    const agent = await bootMachine({ backend, config, paths, console, cpuMillis, connect, signal });
-    const bootMs = Math.round(performance.now() - began) - rootMs;
-    this.#options.log.info({ uid, rootMs, bootMs }, "a microVM has booted");
-    try {
-      await writeStarted(
-        paths,
-        await this.#startPayload(agent, instance, { machine, link, spec, imageUser: imageConfig.user }, signal),
-      );
-    } catch (error) {
-      agent.close();
-      throw translated(error, "The payload could not be started");
-    }
-    await this.#attach(uid, instance.logs, agent);
-  }
-
-  async #startPayload(
-    { client }: Agent,
-    instance: Instance,
-    { machine, link, spec, imageUser }: PayloadStart,
-    signal: AbortSignal,
-  ): Promise<Date> {
-    const log = await PayloadLog.open(instance.logs);
-    await log.close();
-    const files = await Promise.all([...instance.files.values()].map((path) => readFile(path)));
-    const { startedAt } = await client.startPayload(
-      {
-        now: timestampFromDate(new Date()),
-        hostname: instance.hostname,
-        ...(link.tap === undefined ? {} : { network: { ...link.tap.addresses, mtu: 0 } }),
-        disks: [
-          { readOnly: false, subPaths: [] },
-          ...machine.volumes.map(({ readOnly, subPaths }) => ({ readOnly, subPaths: [...subPaths] })),
-        ],
-        files,
-        user: instance.user ?? imageUser,
-        ociConfig: spec,
-        ...(log.last === undefined ? {} : { logAfter: log.last }),
-      },
-      { signal, timeoutMs: startPayloadMs },
+    const agent = await startMachine(
+      { ...this.#options, backend, records: this.#records },
+      { instance, machine, link, signal },
     );
-    return startedAt === undefined ? new Date() : timestampDate(startedAt);
+    const { uid, logs } = instance;
+    await this.#attach({ uid, logs, backend: machine.backend, ownKernel: machine.ownKernel !== undefined }, agent);
   }
 
   /** A machine of an earlier capsuled: taken over when its payload was started, ended when it was not. */
@@ -306,18 +239,23 @@ export class MicroVmDriver implements RuntimeDriver {
     if (isOver) return await removeGroups(uid);
     // Its start was cut before its payload was started: the next one begins anew.
     if (!wasStarted) return await this.#clear(uid);
-    await this.#attach(uid, record.logs, undefined);
+    await this.#attach(record, undefined);
     // It ended while no capsuled was there: how, is noted before anybody asks.
     if (!runs) await this.#machines.get(uid)?.gone;
   }
 
-  async #attach(uid: string, logs: MachineRecord["logs"], agent: Agent | undefined): Promise<void> {
+  async #attach(
+    { uid, logs, backend, ownKernel }: Pick<MachineRecord, "uid" | "logs" | "backend" | "ownKernel">,
+    agent: Agent | undefined,
+  ): Promise<void> {
+    const paths = runPaths(uid);
     const machine = new Machine({
       uid,
-      paths: runPaths(uid),
+      paths,
       console: consoleLog(this.#options.workloadsDir, uid),
       logs,
       log: this.#options.log,
+      pressPowerButton: ownKernel ? async () => await this.#backend(backend).pressPowerButton(paths) : undefined,
       onChange: () => this.#changes.emit("change", uid),
     });
     this.#machines.set(uid, machine);
@@ -385,6 +323,15 @@ export class MicroVmDriver implements RuntimeDriver {
     if (record !== undefined && task?.state === "running") return record;
     if (task?.state === "paused") throw isPaused();
     throw notRunning();
+  }
+
+  /** Throws `precondition` for a machine that has no agent. */
+  async #withAgent(uid: string): Promise<MachineRecord> {
+    const record = await this.#running(uid);
+    if (!record.ownKernel) return record;
+    const message =
+      "The workload boots its own kernel: there is no agent of Capsule in it. Its network, and `capsulectl workload logs`, are the ways in.";
+    throw new CapsuleError("precondition", message, { reason: "NO_AGENT" });
   }
 
   #agentOf(uid: string): Agent {

@@ -14,6 +14,7 @@ export interface JailOptions {
   readonly root: string;
   readonly user: number;
   readonly cgroups: readonly string[];
+  readonly readOnly: readonly string[];
   readonly devices: readonly string[];
   /** Opened for it, as descriptors 4, 5 and so on. */
   readonly open: readonly { readonly path: string; readonly readOnly: boolean }[];
@@ -35,7 +36,7 @@ export type ProgramEnd = { readonly kind: "exit" | "signal"; readonly number: nu
  * runs. Throws CapsuleError when it cannot be started; nothing of it runs then.
  */
 export async function startJailed(options: JailOptions, prepare: () => Promise<void>): Promise<void> {
-  const { name, dir, root, user, cgroups, devices, open, tap, output, argv } = options;
+  const { name, dir, root, user, cgroups, readOnly, devices, open, tap, output, argv } = options;
   const prefix = join(dir, name);
   await rm(`${prefix}.exit`, { force: true });
   const config = {
@@ -44,7 +45,7 @@ export async function startJailed(options: JailOptions, prepare: () => Promise<v
     uid: user,
     gid: user,
     cgroups,
-    readOnly: ["/usr"],
+    readOnly,
     devices,
     open,
     tap,

@@ -26,6 +26,8 @@ export interface MachineOptions {
   readonly console: LogPlace;
   readonly logs: LogLimits;
   readonly log: Logger;
+  /** Of a machine that boots its own kernel, without an agent: asks it to shut down. */
+  readonly pressPowerButton: (() => Promise<void>) | undefined;
   /** Something that `observe` tells has changed. */
   readonly onChange: () => void;
 }
@@ -79,7 +81,8 @@ export class Machine {
   /** Takes the machine over, with the connection of its boot if there is one. Returns at once. */
   attach(agent?: Agent): void {
     this.#agent = agent;
-    this.#follow().catch((error: unknown) => this.#failed(error, "following a microVM"));
+    if (this.#options.pressPowerButton === undefined)
+      this.#follow().catch((error: unknown) => this.#failed(error, "following a microVM"));
     this.#lookSoon();
   }
 
@@ -99,20 +102,32 @@ export class Machine {
     return this.#agent;
   }
 
+  /** A call to the agent; undefined while it cannot be reached. */
+  async askAgent<T>(call: (client: Agent["client"]) => Promise<T>): Promise<T | undefined> {
+    return this.#agent === undefined ? undefined : await call(this.#agent.client);
+  }
+
   /**
    * Ends the payload: signal, then SIGKILL after `timeoutMs`; flushes its disks and powers the machine off. A machine whose
-   * agent does not answer is ended by force: its disks need a journal replay then.
+   * agent does not answer is ended by force: its disks need a journal replay then. One without an agent is asked as a PC is, by
+   * its power button, and has as long.
    */
   async stop(signal: number, timeoutMs: number): Promise<void> {
+    const { pressPowerButton, log, uid } = this.#options;
     await this.#agent?.client.signalPayload({ signal }, { timeoutMs: endMs }).catch(() => undefined);
-    if (this.#agent !== undefined) await Promise.race([this.gone, sleep(timeoutMs, undefined, { ref: false })]);
+    await pressPowerButton?.().catch((error: unknown) =>
+      log.warn({ err: error, uid }, "a microVM has no power button"),
+    );
+    if (this.#agent !== undefined || pressPowerButton !== undefined)
+      await Promise.race([this.gone, sleep(timeoutMs, undefined, { ref: false })]);
     this.#finish();
     await this.gone;
   }
 
-  /** Sets the guest's clock, which stood still with it. A guest that does not answer for long keeps the time that it has. */
+  /** Sets the guest's clock, which stood still with it; one without an agent does so itself. A guest that does not answer for long keeps the time that it has. */
   async setClock(): Promise<void> {
     const { log, uid } = this.#options;
+    if (this.#options.pressPowerButton !== undefined) return;
     const deadline = Date.now() + clockMs;
     try {
       while (this.#agent === undefined && Date.now() < deadline) await sleep(redialMs);
@@ -225,7 +240,9 @@ export class Machine {
     this.detach();
     try {
       const end = await this.#endOfMonitor();
-      await this.#noteEnd(await unexpectedEnd(end, this.#options.console));
+      // Without an agent, that it has powered off is all that is known.
+      const isPowerOff = this.#options.pressPowerButton !== undefined && end?.kind === "exit" && end.number === 0;
+      await this.#noteEnd(isPowerOff ? poweredOff() : await unexpectedEnd(end, this.#options.console));
       await removeGroups(uid);
       log.debug({ uid, end }, "a microVM has ended");
     } finally {
@@ -290,6 +307,10 @@ class Latest implements AsyncIterable<{ known: Timestamp }> {
 function endOf({ exitCode, finishedAt, outOfMemory }: WatchStateResponse): RunEnd {
   const at = finishedAt === undefined ? new Date() : timestampDate(finishedAt);
   return { exitCode: exitCode & 0xff, finishedAt: at.toISOString(), outOfMemory };
+}
+
+function poweredOff(): RunEnd {
+  return { exitCode: 0, finishedAt: new Date().toISOString(), outOfMemory: false };
 }
 
 async function unexpectedEnd(end: ProgramEnd | undefined, console: LogPlace): Promise<RunEnd> {

@@ -21,7 +21,9 @@ export interface MachineRecord {
   readonly env: readonly (readonly [string, string])[];
   readonly workingDir: string | undefined;
   readonly logs: LogLimits;
-  /** In the order of its disks, of which the first is the root. */
+  /** It boots its own kernel: nothing in it answers. */
+  readonly ownKernel: boolean;
+  /** In the order of its disks, after the root disk that is made of an image. */
   readonly volumes: readonly AttachedVolume[];
 }
 
@@ -39,6 +41,7 @@ export function recordOf(instance: Instance, machine: MachineOptions, stopSignal
     env: [...env],
     workingDir,
     logs,
+    ownKernel: machine.ownKernel !== undefined,
     volumes: machine.volumes.map(({ volumeUid, readOnly }) => ({ uid: volumeUid, readOnly })),
   };
 }

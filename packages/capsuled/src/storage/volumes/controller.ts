@@ -183,6 +183,24 @@ export class VolumeController {
     });
   }
 
+  /**
+   * Calls `work` with the directory on which a volume is mounted, for reading. Throws CapsuleError as `mountFor` does, and
+   * `unavailable` while a microVM has it as a disk: it would not see what that one is writing.
+   */
+  async read<T>(volume: string, work: (dir: string) => Promise<T>): Promise<T> {
+    const uid = this.#options.store.volumes.get(volume)?.uid;
+    if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+    return await this.exclusive(uid, async () => {
+      if (this.attachments.has(uid)) throw inUseNow(volume, this.holdersOf(uid));
+      try {
+        return await work(await this.mount(uid));
+      } finally {
+        // Unmounts it, unless somebody holds it.
+        await this.advance(uid);
+      }
+    });
+  }
+
   /** Ends what a workload holds; resolves when what nobody else holds is flushed and unmounted, or has failed to be. */
   async release(workloadUid: string): Promise<void> {
     await Promise.all(this.#holders.heldBy(workloadUid).map((uid) => this.releaseVolume(uid, workloadUid)));

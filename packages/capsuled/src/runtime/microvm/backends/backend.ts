@@ -29,6 +29,8 @@ export type Accelerator = "kvm" | "tcg";
 /** The program of a machine, as it runs in its jail. */
 export interface Program {
   readonly argv: readonly string[];
+  /** Directories of the capsule that it sees. */
+  readonly readOnly: readonly string[];
   readonly devices: readonly string[];
   readonly open: MachineConfig["disks"];
   readonly tap: string | undefined;
@@ -43,6 +45,8 @@ export interface MicroVmBackend {
   /** Memory that the monitor itself may take beside the guest's, in bytes. */
   overheadBytes(config: Pick<MachineConfig, "memoryBytes" | "accelerator">): number;
   program(config: MachineConfig, paths: RunPaths): Program;
+  /** Asks the guest to shut down as the button of a PC does; its kernel may not listen. */
+  pressPowerButton(paths: RunPaths): Promise<void>;
   /** Undefined where its machines cannot be saved. */
   readonly states: MachineStates | undefined;
 }

@@ -3,9 +3,11 @@
  * there from the start. The way to the agent is a virtio serial port, whose other end is a Unix socket.
  */
 import { existsSync, readFileSync, statSync } from "node:fs";
+import { dirname } from "node:path";
 import type { RunPaths } from "../layout.ts";
 import type { MachineConfig, MachineStates, MicroVmBackend, Program } from "./backend.ts";
 import { incoming, restoreState, saveState } from "./qemu-state.ts";
+import { qmp } from "./qmp.ts";
 
 /** A build for this machine type and KVM alone has a quarter of the code; it cannot emulate. */
 export const programs = { kvm: "/usr/bin/qemu-system-x86_64-microvm", tcg: "/usr/bin/qemu-system-x86_64" } as const;
@@ -38,13 +40,19 @@ export class QemuBackend implements MicroVmBackend {
 
   program(config: MachineConfig, paths: RunPaths): Program {
     const devices = ["/dev/null", "/dev/zero", "/dev/urandom"];
+    const bootDir = dirname(config.kernel);
     return {
+      readOnly: bootDir.startsWith("/usr/") ? ["/usr"] : ["/usr", bootDir],
       argv: [programs[config.accelerator], ...argumentsOf(config)],
       devices: config.accelerator === "kvm" ? [...devices, "/dev/kvm"] : devices,
       open: config.disks,
       tap: config.network?.tap,
       readySocket: paths.control,
     };
+  }
+
+  async pressPowerButton({ control }: RunPaths): Promise<void> {
+    await qmp(control, "system_powerdown");
   }
 }
 
