@@ -31,7 +31,7 @@ async function countOf(): Promise<number> {
   return Number(spec.container.env[0]?.value);
 }
 
-test(`${rounds} reboots and power cuts`, { timeout: 1_500_000 }, async () => {
+test(`${rounds} reboots and power cuts`, { timeout: rounds * 400_000 }, async () => {
   assert.equal((await capsule.apply(sleeper("runs"), "--wait=60s")).code, 0);
   assert.equal((await capsule.apply(note(0), "--wait=60s")).code, 0);
   await capsule.ctl(["workload", "stop", "note", "--wait"]);
