@@ -46,7 +46,7 @@ async function running(): Promise<Map<string, string>> {
 }
 
 test(`${count} containers come up while capsuled is killed ${kills} times, and none is disturbed`, {
-  timeout: 420_000,
+  timeout: 900_000,
 }, async () => {
   const random = new Random(seed);
   const applied = await capsule.apply(manifest);
@@ -66,7 +66,7 @@ test(`${count} containers come up while capsuled is killed ${kills} times, and n
   }
   console.log(`${seen.size} ran at the last kill`);
   await capsule.untilServing();
-  const again = await capsule.apply(manifest, "--wait=180s");
+  const again = await capsule.apply(manifest, "--wait=300s");
   assert.equal(again.code, 0, again.stderr.split("\n").slice(-10).join("\n"));
   const workloads = await capsule.workloads();
   assert.equal(workloads.length, count, "every acknowledged workload is there");
