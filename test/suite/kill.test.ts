@@ -112,6 +112,7 @@ test("one whose shim does not answer is left to run, and can be stopped", { time
   const silent = await capsule.until(name, ({ status: { message } }) => /does not answer/.test(message), "silent");
   assert.equal(silent.status.phase, "PHASE_RUNNING");
   assert.equal(silent.status.pid, before.pid);
+  assert.match((await capsule.try(["workload", "exec", name, "--", "true"])).stderr, /does not answer/);
   await shim("CONT");
   const again = await capsule.until(name, ({ status: { message } }) => message === "Running", "heard again");
   assert.equal(again.status.pid, before.pid, "it was not restarted");

@@ -335,6 +335,10 @@ export class ContainerDriver implements RuntimeDriver {
     const task = await orUndefined(this.#client.tasks.get({ containerId: uid }));
     if (task?.process?.status === Status.RUNNING) return task.process.pid;
     if (task?.process?.status === Status.PAUSED) throw isPaused();
+    if (task?.process?.status === Status.UNKNOWN)
+      throw new CapsuleError("unavailable", "What looks after the container does not answer. Try again.", {
+        reason: "SHIM_SILENT",
+      });
     throw new CapsuleError("precondition", "The container does not run. Start it first.", { reason: "NOT_RUNNING" });
   }
 }
