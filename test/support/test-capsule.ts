@@ -128,7 +128,9 @@ export class TestCapsule {
       child.once("error", reject);
       child.once("close", (exit) => resolve(exit ?? -1));
     });
-    return { code, stdout: Buffer.concat(chunks.stdout).toString(), stderr: Buffer.concat(chunks.stderr).toString() };
+    const killed = code === -1 ? `\n(capsulectl did not end within ${timeoutMs} ms)` : "";
+    const [stdout, stderr] = [Buffer.concat(chunks.stdout).toString(), Buffer.concat(chunks.stderr).toString()];
+    return { code, stdout, stderr: `${stderr}${killed}` };
   }
 
   /** Applies a manifest given as text. */
