@@ -1,6 +1,7 @@
 //! From the initramfs to a guest in which containers can be made: mounts, modules, control groups.
 
 use crate::console::say;
+use crate::virtio::has_device;
 use displaydoc::Display;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -14,7 +15,8 @@ const NONE: Option<&str> = None;
 const NO_EXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
 const DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 const PLAIN: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
-/// Paths in the initramfs, in the order of loading; made with the image.
+/// Paths in the initramfs, in the order of loading; made with the image. Behind the path of one that is for a virtio device
+/// alone is its type.
 const MODULE_LIST: &str = "/lib/modules/order";
 
 /// Type, target, flags, options; in the order of mounting.
@@ -68,7 +70,11 @@ fn leave_initramfs() -> Result<(), BootError> {
 
 fn load_modules() -> Result<(), BootError> {
     let list = fs::read_to_string(MODULE_LIST).map_err(|error| BootError::File(MODULE_LIST.into(), error))?;
-    for path in list.lines().filter(|line| !line.is_empty()) {
+    for line in list.lines().filter(|line| !line.is_empty()) {
+        let (path, device) = line.split_once(' ').unwrap_or((line, ""));
+        if device != "" && !has_device(device) {
+            continue;
+        }
         let file = File::open(path).map_err(|error| BootError::File(path.into(), error))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
             // One for a device that this machine does not have says so.

@@ -1,8 +1,9 @@
 //! `capsule-guest`: PID 1 of a microVM. It readies the guest, runs one payload as an OCI container, and answers the capsule
-//! over a virtio serial port (proto/capsule/v1/guest.proto). Nothing in the guest is worth more than the payload's data: whatever ends
+//! over a virtio serial port or virtio-vsock (proto/capsule/v1/guest.proto). Nothing in the guest is worth more than the payload's data: whatever ends
 //! this program flushes the disks if it can, and powers the machine off.
 
 mod boot;
+mod caller;
 mod cgroup;
 mod console;
 mod copy;
@@ -24,6 +25,8 @@ mod streams;
 mod terminal;
 mod tool;
 mod users;
+mod virtio;
+mod vsock;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The service that the capsule calls, on a vsock port.
+//! The service that the capsule calls.
 
 use crate::api::guest_agent_server::{GuestAgent, GuestAgentServer};
 use crate::api::{
@@ -13,7 +13,7 @@ use crate::freeze::Frozen;
 use crate::log_stream::send_logs;
 use crate::payload::{Payload, set_time};
 use crate::reaper::Reaper;
-use crate::{copy, exec, port, power, stats};
+use crate::{copy, exec, port, power, stats, virtio, vsock};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +45,12 @@ pub fn serve() -> Result<(), String> {
         .map_err(|error| error.to_string())?;
     runtime.block_on(async {
         let reaper = Reaper::start().map_err(|error| error.to_string())?;
-        let incoming = port::listen()
-            .await
-            .map_err(|error| format!("its port cannot be opened: {error}"))?;
+        let incoming = if virtio::has_device(virtio::VSOCK) {
+            vsock::listen()
+        } else {
+            port::listen().await
+        };
+        let incoming = incoming.map_err(|error| format!("its port cannot be opened: {error}"))?;
         say("ready");
         let agent = Agent {
             payload: Arc::new(Payload::new(reaper)),

@@ -54,8 +54,8 @@ fn prepare(
 ) -> Result<std::convert::Infallible, JailError> {
     let system = |what| move |errno| JailError::System(what, errno);
     let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(system("/dev/null"))?;
-    let apart =
-        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    // Of processes and network it has namespaces of its own already.
+    let apart = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     unshare(apart).map_err(system("unshare"))?;
     root::enter(config)?;
     // Nothing runs before its network is linked; when capsuled has gone meanwhile, nothing runs at all.

@@ -20,8 +20,13 @@ pub struct Config {
     pub devices: Vec<PathBuf>,
     /// Opened for it: the first is descriptor 4, and so on.
     pub open: Vec<OpenFile>,
-    /// TAP interface that is made for it in the capsule's network: descriptor 3. It goes with the last process that has it.
+    /// Disks and devices for a program that opens its files itself.
+    pub nodes: Vec<Node>,
+    /// TAP interface that is made for it, by this name in the capsule's network: descriptor 3, unless `opens_tap`. It goes
+    /// with the last process that has it.
     pub tap: Option<String>,
+    /// It opens the interface itself, by its name (wire.rs).
+    pub opens_tap: bool,
     /// Its standard output and error go to this log.
     pub output: Output,
     pub argv: Vec<String>,
@@ -42,5 +47,15 @@ pub struct Output {
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct OpenFile {
     pub path: PathBuf,
+    pub read_only: bool,
+}
+
+/// A disk (block device or file) or a character device of the capsule, which belongs to the program's user in its root.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Node {
+    pub path: PathBuf,
+    /// Where the program finds it: below /dev.
+    pub at: PathBuf,
     pub read_only: bool,
 }

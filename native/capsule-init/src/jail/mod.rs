@@ -8,8 +8,10 @@
 
 mod child;
 mod config;
+mod node;
 mod root;
 mod tap;
+mod wire;
 
 use capsule_payload::cri::{CriLog, Stream};
 use capsule_payload::rotating::Rotation;
@@ -42,6 +44,8 @@ pub enum JailError {
     File(PathBuf, io::Error),
     /// {0}: {1}
     System(&'static str, Errno),
+    /// the wire to its interface could not be laid (ip has said why)
+    Network,
     /// capsuled ended before it said go
     Abandoned,
 }
@@ -66,6 +70,10 @@ fn run(path: &Path) -> Result<(), JailError> {
     let _ = setsid();
     join_cgroups(&config)?;
     let descriptors = open_all(&config)?;
+    match &config.tap {
+        Some(name) if config.opens_tap => wire::leave_with_tap(name, config.uid)?,
+        _ => wire::leave()?,
+    }
     let (wait_go, say_go) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| JailError::System("pipe", errno))?;
     let (said, output) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| JailError::System("pipe", errno))?;
     unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| JailError::System("unshare", errno))?;
@@ -177,8 +185,8 @@ fn join_cgroups(config: &Config) -> Result<(), JailError> {
 fn open_all(config: &Config) -> Result<Vec<Option<OwnedFd>>, JailError> {
     let mut all = Vec::new();
     all.push(match &config.tap {
-        Some(name) => Some(park(tap::open_tap(name)?)?),
-        None => None,
+        Some(name) if !config.opens_tap => Some(park(tap::open_tap(name)?)?),
+        _ => None,
     });
     for file in &config.open {
         let access = if file.read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };

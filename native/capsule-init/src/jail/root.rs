@@ -2,6 +2,7 @@
 
 use super::JailError;
 use super::config::Config;
+use super::node;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, pivot_root};
 use std::fs::{self, File};
@@ -22,22 +23,25 @@ pub fn enter(config: &Config) -> Result<(), JailError> {
         let target = place_in(root, dir);
         fs::create_dir_all(&target).map_err(|error| JailError::File(target.clone(), error))?;
         bind(dir, &target)?;
-        let read_only =
-            MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(NONE, &target, NONE, read_only, NONE).map_err(system("making it read-only"))?;
+        make_read_only(&target)?;
     }
     for name in MERGED {
         // There from an earlier start of the same machine.
         let _ = symlink(format!("usr/{name}"), root.join(name));
     }
+    // The capsule's /run, in which the root is, has no device nodes.
+    let dev = root.join("dev");
+    fs::create_dir_all(&dev).map_err(|error| JailError::File(dev.clone(), error))?;
+    let options = Some("mode=0755,size=64k");
+    let no_programs = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), &dev, Some("tmpfs"), no_programs, options).map_err(system("mounting its /dev"))?;
     for device in &config.devices {
         let target = place_in(root, device);
-        let file = |error| JailError::File(target.clone(), error);
-        if let Some(parent) = target.parent() {
-            fs::create_dir_all(parent).map_err(file)?;
-        }
-        File::options().create(true).append(true).open(&target).map_err(file)?;
+        empty_file(&target)?;
         bind(device, &target)?;
+    }
+    for node in &config.nodes {
+        node::make(node, &place_in(root, &node.at), config)?;
     }
     // What is mounted below stays as it is: `run` is a part of the capsule's /run and can be written to by its owner.
     chdir(root).map_err(system("entering the root"))?;
@@ -47,9 +51,22 @@ pub fn enter(config: &Config) -> Result<(), JailError> {
     chdir("/").map_err(system("chdir"))
 }
 
-fn bind(from: &Path, to: &Path) -> Result<(), JailError> {
+/// With the directories that lead to it.
+pub fn empty_file(path: &Path) -> Result<(), JailError> {
+    let file = |error| JailError::File(path.to_path_buf(), error);
+    fs::create_dir_all(path.parent().unwrap_or(path)).map_err(file)?;
+    File::create(path).map(drop).map_err(file)
+}
+
+pub fn bind(from: &Path, to: &Path) -> Result<(), JailError> {
     mount(Some(from), to, NONE, MsFlags::MS_BIND, NONE)
         .map_err(|errno| JailError::File(from.to_path_buf(), errno.into()))
+}
+
+/// Of something that is bound there.
+pub fn make_read_only(target: &Path) -> Result<(), JailError> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(NONE, target, NONE, flags, NONE).map_err(|errno| JailError::System("making it read-only", errno))
 }
 
 fn place_in(root: &Path, path: &Path) -> PathBuf {

@@ -1,12 +1,27 @@
 //! A TAP interface (Documentation/networking/tuntap.rst in the kernel's sources).
 
 use super::JailError;
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::libc;
 use nix::sys::stat::Mode;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 nix::ioctl_write_ptr_bad!(set_interface, libc::TUNSETIFF, libc::ifreq);
+nix::ioctl_write_int_bad!(set_persistent, libc::TUNSETPERSIST);
+nix::ioctl_write_int_bad!(set_owner, libc::TUNSETOWNER);
+
+/// Makes the interface in the network namespace of this process, for programs of this user that open it by its name.
+pub fn make_tap(name: &str, uid: u32) -> Result<(), JailError> {
+    let fault = |errno| JailError::System("giving the TAP interface away", errno);
+    let tap = open_tap(name)?;
+    let owner = libc::c_int::try_from(uid).map_err(|_| fault(Errno::EINVAL))?;
+    // SAFETY: no pointers.
+    unsafe { set_owner(tap.as_raw_fd(), owner) }.map_err(fault)?;
+    // SAFETY: no pointers.
+    unsafe { set_persistent(tap.as_raw_fd(), 1) }.map_err(fault)?;
+    Ok(())
+}
 
 /// Makes the interface, which lasts as long as somebody has the descriptor. Frames carry the header of virtio-net, so that
 /// checksums and segments are left to whoever is last.
