@@ -72,7 +72,7 @@ fn load_modules() -> Result<(), BootError> {
     let list = fs::read_to_string(MODULE_LIST).map_err(|error| BootError::File(MODULE_LIST.into(), error))?;
     for line in list.lines().filter(|line| !line.is_empty()) {
         let (path, device) = line.split_once(' ').unwrap_or((line, ""));
-        if device != "" && !has_device(device) {
+        if !device.is_empty() && !has_device(device) {
             continue;
         }
         let file = File::open(path).map_err(|error| BootError::File(path.into(), error))?;

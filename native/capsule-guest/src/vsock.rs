@@ -30,7 +30,8 @@ pub fn listen() -> io::Result<Receiver<io::Result<DuplexStream>>> {
     let ours = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;
     bind(ours.as_raw_fd(), &VsockAddr::new(VMADDR_CID_ANY, PORT))?;
     hear(&ours, Backlog::new(WAITING)?)?;
-    let ours = AsyncFd::new(ours)?;
+    // SAFETY: it owns its descriptor, which stays open and the same as long as it is registered.
+    let ours = unsafe { AsyncFd::register(ours) }?;
     let (connections, incoming) = mpsc::channel(1);
     tokio::spawn(async move {
         let mut current = None;
