@@ -17,7 +17,8 @@ const device = "/dev/kvm";
 export class AcceleratorProbe {
   readonly #kernel: string;
   readonly #log: Logger;
-  #found: Promise<Accelerator> | undefined;
+  #asked: Promise<Accelerator> | undefined;
+  #found: Accelerator | undefined;
 
   constructor(kernel: string, log: Logger) {
     this.#kernel = kernel;
@@ -25,14 +26,20 @@ export class AcceleratorProbe {
   }
 
   get(): Promise<Accelerator> {
-    this.#found ??= this.#probe();
+    this.#asked ??= this.#probe();
+    return this.#asked;
+  }
+
+  /** What was found; undefined while nobody has asked. */
+  get found(): Accelerator | undefined {
     return this.#found;
   }
 
   async #probe(): Promise<Accelerator> {
     const works = existsSync(device) && (await bootsWithKvm(this.#kernel)) && (await isOpenToMonitors());
     this.#log.info({ works }, works ? "microVMs run on KVM" : "KVM cannot be used here: microVMs are emulated");
-    return works ? "kvm" : "tcg";
+    this.#found = works ? "kvm" : "tcg";
+    return this.#found;
   }
 }
 

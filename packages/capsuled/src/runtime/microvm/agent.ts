@@ -1,7 +1,8 @@
 /**
- * The agent in a guest: gRPC on one connection, over a virtio serial port of which the capsule's side is a Unix socket. The
- * port has one caller at a time, and what an earlier one has left may still come: who connects says `CONNECT NONCE`, and
- * what follows `OK NONCE` is for him (guest.proto). What comes from the guest is a stranger's: nothing of it is trusted.
+ * The agent in a guest: gRPC on one connection. The capsule's side of it is a Unix socket, behind which is a virtio serial
+ * port, or a monitor that asks for a port of virtio-vsock first. There is one caller at a time, and what an earlier one has
+ * left may still come: who connects says `CONNECT NONCE`, and what follows `OK NONCE` is for him (guest.proto). What comes
+ * from the guest is a stranger's: nothing of it is trusted.
  */
 import { randomBytes } from "node:crypto";
 import { connect, type Socket } from "node:net";
@@ -22,9 +23,14 @@ export interface Agent {
 /** How long the guest may take to answer, in milliseconds. */
 const answerMs = 2_000;
 
-/** Connects to the agent. Undefined when nobody answers (yet). */
-export async function dialAgent(socketPath: string): Promise<Agent | undefined> {
-  const socket = await handshake(socketPath);
+/** So much of what was said is kept while an answer is waited for: more than any. In bytes. */
+const maxAnswer = 64;
+/** Of what Firecracker says before the guest: `OK`, a number of 32 bits. */
+const maxPortAnswer = 16;
+
+/** Connects to the agent; `port`: as the backend's `agentPort`. Undefined when nobody answers (yet). */
+export async function dialAgent(socketPath: string, port?: number): Promise<Agent | undefined> {
+  const socket = await handshake(socketPath, port);
   if (socket === undefined) return undefined;
   const baseUrl = "http://guest.local";
   const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
@@ -50,38 +56,63 @@ export async function dialAgent(socketPath: string): Promise<Agent | undefined> 
   };
 }
 
-async function handshake(path: string): Promise<Socket | undefined> {
+async function handshake(path: string, port: number | undefined): Promise<Socket | undefined> {
   const nonce = randomBytes(16).toString("hex");
-  const answer = Buffer.from(`OK ${nonce}\n`);
   const socket = connect(path);
+  // A socket that fails is closed too.
   socket.on("error", () => undefined);
-  const answered = await new Promise<boolean>((resolve) => {
-    const timer = setTimeout(() => resolve(false), answerMs);
+  const timer = setTimeout(() => socket.destroy(), answerMs);
+  const isAgents =
+    (port === undefined || (await answered(socket, `CONNECT ${port}\n`, endOfPortAnswer))) &&
+    (await answered(socket, `CONNECT ${nonce}\n`, (said) => endOfAnswer(said, Buffer.from(`OK ${nonce}\n`))));
+  clearTimeout(timer);
+  if (isAgents && !socket.destroyed) return socket;
+  socket.destroy();
+  return undefined;
+}
+
+/** Where the answer ends in what was said; -1 while it may still come, undefined when it is another one. */
+type EndOf = (said: Buffer) => number | undefined;
+
+/** What an earlier caller has left may be before it. */
+function endOfAnswer(said: Buffer, answer: Buffer): number {
+  const found = said.indexOf(answer);
+  return found < 0 ? -1 : found + answer.length;
+}
+
+/** The first line of a new connection: nothing of anybody else can be before it. */
+function endOfPortAnswer(said: Buffer): number | undefined {
+  const end = said.indexOf("\n") + 1;
+  if (end > 0) return /^OK [0-9]+\n$/.test(said.toString("latin1", 0, end)) ? end : undefined;
+  return said.length < maxPortAnswer ? -1 : undefined;
+}
+
+/** Says a line, and whether it was answered. What came behind the answer is left to be read. */
+async function answered(socket: Socket, line: string, endOf: EndOf): Promise<boolean> {
+  if (socket.destroyed) return false;
+  socket.write(line);
+  return await new Promise<boolean>((resolve) => {
     let said = Buffer.alloc(0);
-    socket.once("connect", () => socket.write(`CONNECT ${nonce}\n`));
+    const done = (isAnswered: boolean): void => {
+      socket.off("readable", read);
+      socket.off("close", closed);
+      resolve(isAnswered);
+    };
+    const closed = (): void => done(false);
     const read = (): void => {
       const data = socket.read() as Buffer | null;
       if (data === null) return;
       said = Buffer.concat([said, data]);
-      const found = said.indexOf(answer);
-      if (found < 0) {
-        said = said.subarray(Math.max(0, said.length - answer.length));
+      const end = endOf(said);
+      if (end === -1) {
+        said = said.subarray(-maxAnswer);
         return;
       }
-      clearTimeout(timer);
-      socket.off("readable", read);
-      // The guest may have begun to speak already.
-      const rest = said.subarray(found + answer.length);
+      const rest = end === undefined ? said : said.subarray(end);
       if (rest.length > 0) socket.unshift(rest);
-      resolve(true);
+      done(end !== undefined);
     };
     socket.on("readable", read);
-    socket.once("close", () => {
-      clearTimeout(timer);
-      resolve(false);
-    });
+    socket.once("close", closed);
   });
-  if (answered && !socket.destroyed) return socket;
-  socket.destroy();
-  return undefined;
 }

@@ -1,7 +1,8 @@
 /** From a machine's program to an agent that answers. */
 
 import { existsSync } from "node:fs";
-import { chown, mkdir, rm } from "node:fs/promises";
+import { chown, mkdir, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CapsuleError } from "../../errors.ts";
 import type { LogPlace } from "../../logs/files.ts";
@@ -57,10 +58,16 @@ async function startProgram(
   { config, paths, console, connect }: BootOptions,
   cgroups: readonly string[],
 ): Promise<void> {
-  const { readySocket, tap, ...what } = program;
-  // A socket of an earlier start would look like this one's.
-  await rm(readySocket, { force: true });
+  const { readySocket, tap, files = [], ...what } = program;
   const { dir, root } = paths;
+  // A socket of an earlier start would look like this one's, and a monitor that finds one does not listen.
+  for (const socket of [readySocket, paths.agent]) await rm(socket, { force: true });
+  for (const { at, content } of files) {
+    const path = join(root, at);
+    // Whatever the user of an earlier start has left at its place: a new file, and nothing is followed.
+    await rm(path, { recursive: true, force: true });
+    await writeFile(path, content, { flag: "wx", mode: 0o444 });
+  }
   const since = new Date();
   const user = userOf(config.uid);
   await startJailed({ name: monitor, dir, root, user, cgroups, tap, output: console, ...what }, async () => {
@@ -75,11 +82,11 @@ async function startProgram(
   }
 }
 
-async function untilAgent({ paths, console, signal }: BootOptions): Promise<Agent> {
+async function untilAgent({ backend, paths, console, signal }: BootOptions): Promise<Agent> {
   const since = new Date();
   for (;;) {
     signal.throwIfAborted();
-    const agent = await dialAgent(paths.agent);
+    const agent = await dialAgent(paths.agent, backend.agentPort);
     if (agent !== undefined) return agent;
     if ((await jailed(paths.dir, monitor)) === undefined)
       throw await notBooted(console, since, "its monitor ended while it was booting");

@@ -255,6 +255,7 @@ export class MicroVmDriver implements RuntimeDriver {
       console: consoleLog(this.#options.workloadsDir, uid),
       logs,
       log: this.#options.log,
+      agentPort: this.#options.backends[backend]?.agentPort,
       pressPowerButton: ownKernel ? async () => await this.#backend(backend).pressPowerButton(paths) : undefined,
       onChange: () => this.#changes.emit("change", uid),
     });

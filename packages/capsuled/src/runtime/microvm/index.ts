@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { Logger } from "pino";
 import type { ImageConfigs } from "../container/image-config.ts";
 import { AcceleratorProbe } from "./accelerator.ts";
+import { FirecrackerBackend } from "./backends/firecracker.ts";
 import { QemuBackend } from "./backends/qemu.ts";
 import { MicroVmDriver } from "./driver.ts";
 import { guestDir } from "./layout.ts";
@@ -15,7 +16,7 @@ export async function openMicroVms(options: {
   readonly log: Logger;
 }): Promise<MicroVmDriver> {
   const accelerator = new AcceleratorProbe(join(guestDir, "vmlinux"), options.log);
-  const backends = { qemu: new QemuBackend() };
+  const backends = { qemu: new QemuBackend(), firecracker: new FirecrackerBackend(() => accelerator.found) };
   const driver = new MicroVmDriver({ ...options, accelerator, backends });
   await driver.adopt();
   return driver;

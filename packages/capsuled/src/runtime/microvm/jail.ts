@@ -6,6 +6,7 @@ import { createInterface } from "node:readline";
 import { CapsuleError } from "../../errors.ts";
 import type { LogPlace } from "../../logs/files.ts";
 import { statOf } from "../container/process.ts";
+import type { Node } from "./backends/backend.ts";
 
 export interface JailOptions {
   /** Of the files beside it: NAME.json, NAME.pid, NAME.exit. */
@@ -18,8 +19,12 @@ export interface JailOptions {
   readonly devices: readonly string[];
   /** Opened for it, as descriptors 4, 5 and so on. */
   readonly open: readonly { readonly path: string; readonly readOnly: boolean }[];
-  /** Interface that is made for it: descriptor 3. */
+  /** What it opens itself. */
+  readonly nodes: readonly Node[];
+  /** Interface that is made for it: descriptor 3, unless `opensTap`. */
   readonly tap: string | undefined;
+  /** It opens the interface itself, by its name. */
+  readonly opensTap: boolean;
   /** The log of what it says. */
   readonly output: LogPlace;
   readonly argv: readonly string[];
@@ -36,7 +41,7 @@ export type ProgramEnd = { readonly kind: "exit" | "signal"; readonly number: nu
  * runs. Throws CapsuleError when it cannot be started; nothing of it runs then.
  */
 export async function startJailed(options: JailOptions, prepare: () => Promise<void>): Promise<void> {
-  const { name, dir, root, user, cgroups, readOnly, devices, open, tap, output, argv } = options;
+  const { name, dir, root, user, cgroups, readOnly, devices, open, nodes, tap, opensTap, output, argv } = options;
   const prefix = join(dir, name);
   await rm(`${prefix}.exit`, { force: true });
   const config = {
@@ -48,7 +53,9 @@ export async function startJailed(options: JailOptions, prepare: () => Promise<v
     readOnly,
     devices,
     open,
+    nodes,
     tap,
+    opensTap,
     output: { ...output, maxBytes: outputBytes, maxFiles: 2 },
     argv,
   };

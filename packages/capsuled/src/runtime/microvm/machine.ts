@@ -26,6 +26,8 @@ export interface MachineOptions {
   readonly console: LogPlace;
   readonly logs: LogLimits;
   readonly log: Logger;
+  /** As its backend has it. */
+  readonly agentPort: number | undefined;
   /** Of a machine that boots its own kernel, without an agent: asks it to shut down. */
   readonly pressPowerButton: (() => Promise<void>) | undefined;
   /** Something that `observe` tells has changed. */
@@ -139,13 +141,13 @@ export class Machine {
 
   /** The connection to the agent, kept up: its state and its log. */
   async #follow(): Promise<void> {
-    const { paths, log, uid } = this.#options;
+    const { paths, log, uid, agentPort } = this.#options;
     const { signal } = this.#stopping;
     while (!signal.aborted) {
       // One that stands still accepts nothing: calls would only pile up in it.
       const agent =
         this.#agent ??
-        ((await jailed(paths.dir, monitor))?.isStill === true ? undefined : await dialAgent(paths.agent));
+        ((await jailed(paths.dir, monitor))?.isStill === true ? undefined : await dialAgent(paths.agent, agentPort));
       if (agent === undefined) {
         await this.#look();
         await sleep(redialMs, undefined, { ref: false });

@@ -24,9 +24,10 @@ const sockets = "/run";
 
 export class QemuBackend implements MicroVmBackend {
   readonly name = "qemu";
+  readonly agentPort = undefined;
   readonly states: MachineStates = {
     save: async (paths, to, atRest) => await saveState(paths, sockets, to, atRest),
-    restore: restoreState,
+    restore: async (paths, from) => await restoreState(paths, from),
   };
 
   unavailable(): string | undefined {
@@ -46,7 +47,9 @@ export class QemuBackend implements MicroVmBackend {
       argv: [programs[config.accelerator], ...argumentsOf(config)],
       devices: config.accelerator === "kvm" ? [...devices, "/dev/kvm"] : devices,
       open: config.disks,
+      nodes: [],
       tap: config.network?.tap,
+      opensTap: false,
       readySocket: paths.control,
     };
   }
