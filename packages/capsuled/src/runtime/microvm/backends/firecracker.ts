@@ -27,13 +27,15 @@ export class FirecrackerBackend implements MicroVmBackend {
     restore: async (paths, from, machine) => await restoreState(paths, inside, from, machine),
   };
   readonly #found: () => Accelerator | undefined;
+  readonly #program: string;
 
-  constructor(found: () => Accelerator | undefined) {
+  constructor(found: () => Accelerator | undefined, path = program) {
     this.#found = found;
+    this.#program = path;
   }
 
   unavailable(): string | undefined {
-    if (!existsSync(program)) return "the image of this capsule is without Firecracker";
+    if (!existsSync(this.#program)) return "the image of this capsule is without Firecracker";
     return this.#found() === "tcg" ? withoutKvm : undefined;
   }
 
@@ -50,7 +52,7 @@ export class FirecrackerBackend implements MicroVmBackend {
     // Configuration and state exclude each other: what is restored brings its own.
     const configured = config.isRestored ? [] : ["--config-file", configFile];
     return {
-      argv: [program, "--id", config.uid, "--api-sock", `${inside}/control`, ...configured],
+      argv: [this.#program, "--id", config.uid, "--api-sock", `${inside}/control`, ...configured],
       readOnly: bootDir.startsWith("/usr/") ? ["/usr"] : ["/usr", bootDir],
       devices: ["/dev/null", "/dev/urandom"],
       open: [],
