@@ -4,10 +4,11 @@
  */
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync } from "node:fs";
-import { copyFile, cp, link, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
+import { chmod, copyFile, cp, link, mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { cached } from "./cached.ts";
+import { firecrackerPath, firecrackerProgram } from "./firecracker.ts";
 import { buildGuest } from "./guest/build.ts";
 import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
 import { run } from "./run.ts";
@@ -27,9 +28,11 @@ const built = {
 async function filesOfLayer(): Promise<Readonly<Record<string, string>>> {
   for (const from of Object.values(built))
     if (!existsSync(from)) throw new Error(`${from} is missing: run \`make build\``);
+  const firecracker = await firecrackerProgram();
   const { kernel, initramfs } = await buildGuest();
   return {
     ...built,
+    ...(firecracker === undefined ? {} : { [firecrackerPath]: firecracker.file }),
     "usr/lib/capsule/guest/vmlinux": kernel,
     "usr/lib/capsule/guest/initramfs": initramfs,
   };
@@ -52,6 +55,7 @@ export async function buildLayer(): Promise<string> {
       // A link costs nothing for a binary of 120 MB; npm replaces files and never writes into them.
       if (path === "usr/bin/node") await link(from, to).catch(() => copyFile(from, to));
       else await copyFile(from, to);
+      if (path === firecrackerPath) await chmod(to, 0o755);
     }
     await mkdir(join(scratch, "usr/lib/capsule"), { recursive: true });
     await writeFile(join(scratch, "usr/lib/capsule/version.json"), version);

@@ -6,6 +6,7 @@ import { createHash } from "node:crypto";
 import { readFile, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { suite } from "./apt.ts";
+import { firecrackerProgram } from "./firecracker.ts";
 import { fetchGuestKernel } from "./guest/kernel.ts";
 import { buildKernel } from "./kernel.ts";
 import { buildDir, repositoryRoot } from "./paths.ts";
@@ -21,11 +22,18 @@ interface Component {
   readonly purl: string;
   /** SPDX expression; undefined when nobody stated one in a form that a program can read. */
   readonly license?: string;
+  /** Of its one file, where that is all that is known of its version. */
+  readonly sha256?: string;
 }
 
 export async function writeSbom(target: string): Promise<void> {
   const { version } = await readJson<{ version: string }>(join(repositoryRoot, "package.json"));
-  const components = [...(await debianComponents()), ...(await npmComponents()), ...(await crateComponents())];
+  const components = [
+    ...(await debianComponents()),
+    ...(await npmComponents()),
+    ...(await crateComponents()),
+    ...(await firecrackerComponents()),
+  ];
   const text = `${JSON.stringify(documentOf(version, components), undefined, 1)}\n`;
   await writeFile(`${target}.new`, text);
   await rename(`${target}.new`, target);
@@ -33,7 +41,7 @@ export async function writeSbom(target: string): Promise<void> {
 
 /** Pure: the same components give the same bytes. */
 export function documentOf(version: string, components: readonly Component[]): object {
-  const packages = components.map(({ id, name, version: versionInfo, purl, license }) => ({
+  const packages = components.map(({ id, name, version: versionInfo, purl, license, sha256 }) => ({
     SPDXID: spdxId(id),
     name,
     versionInfo,
@@ -42,6 +50,7 @@ export function documentOf(version: string, components: readonly Component[]): o
     licenseConcluded: "NOASSERTION",
     licenseDeclared: license ?? "NOASSERTION",
     copyrightText: "NOASSERTION",
+    ...(sha256 === undefined ? {} : { checksums: [{ algorithm: "SHA256", checksumValue: sha256 }] }),
     externalRefs: [{ referenceCategory: "PACKAGE-MANAGER", referenceType: "purl", referenceLocator: purl }],
   }));
   const root = {
@@ -124,6 +133,17 @@ async function crateComponents(): Promise<Component[]> {
     version,
     purl: `pkg:cargo/${name}@${version}`,
   }));
+}
+
+/** Which release it is of, its digest tells (SHA256SUMS of the release): nothing is run to ask it. */
+export async function firecrackerComponents(file?: string): Promise<Component[]> {
+  const program = await firecrackerProgram(file);
+  if (program === undefined) return [];
+  const { sha256 } = program;
+  const purl = `pkg:generic/firecracker?checksum=sha256:${sha256}`;
+  return [
+    { id: "file:firecracker", name: "firecracker", version: `sha256:${sha256}`, purl, license: "Apache-2.0", sha256 },
+  ];
 }
 
 /** Letters, digits, "." and "-" only. */

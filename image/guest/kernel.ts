@@ -22,6 +22,11 @@ const wanted = [
   "virtio-rng",
   "ext4",
 ];
+/**
+ * What only machines with one virtio device need: module, type of the device (virtio 1.1, 5), as the kernel writes it. The way
+ * to the agent of a monitor without a serial port for it; its users have no business with it where there is none.
+ */
+const forDevices = { vmw_vsock_virtio_transport: "0x0013" } as const;
 
 /** Begin of the ELF note with the entry point: lengths of name and value (8 or 4 bytes), XEN_ELFNOTE_PHYS32_ENTRY, name. */
 const pvhNotes = [8, 4].map((size) => {
@@ -45,25 +50,38 @@ export async function unpackGuestKernel(
 ): Promise<void> {
   await extractPackage(deb, scratch);
   await writeFile(target, uncompressed(await readFile(join(scratch, "boot", `vmlinuz-${version}`))));
-  await copyModules(wanted, join(scratch, "usr"), version, join(tree, "lib/modules"));
+  await copyModules(wanted, join(scratch, "usr"), version, join(tree, "lib/modules"), forDevices);
 }
 
-/** Writes modules and all that they need to `to`, with a list of them, `order`, in which they can be loaded. `from` has a lib/modules of kernel packages. */
-export async function copyModules(names: readonly string[], from: string, version: string, to: string): Promise<void> {
+/**
+ * Writes modules and all that they need to `to`, with a list of them, `order`, in which they can be loaded. `from` has a
+ * lib/modules of kernel packages. Modules of `devices`, and what only they need, have the type of a virtio device behind
+ * their path, with a blank between: they are for machines that have one.
+ */
+export async function copyModules(
+  names: readonly string[],
+  from: string,
+  version: string,
+  to: string,
+  devices: Readonly<Record<string, string>> = {},
+): Promise<void> {
   await run(["depmod", "-b", from, "-w", version]);
   await mkdir(to, { recursive: true });
-  const order: string[] = [];
-  for (const name of names) {
+  const order = new Map<string, string>();
+  // What every machine needs is first: what is found later is for the device alone.
+  const all = [...names.map((name) => [name, ""] as const), ...Object.entries(devices)];
+  for (const [name, device] of all) {
     const shown = await run(["modprobe", "-d", from, "-S", version, "--show-depends", name]);
     for (const [, path = ""] of shown.matchAll(/^insmod (\S+)/gm)) {
       const plain = basename(path).replace(/\.xz$/, "");
-      if (order.includes(plain)) continue;
-      order.push(plain);
+      if (order.has(plain)) continue;
+      order.set(plain, device);
       const unpacked = 'case "$1" in *.xz) xz -dc "$1" ;; *) cat "$1" ;; esac >"$2"';
       await run(["sh", "-ec", unpacked, "sh", path, join(to, plain)]);
     }
   }
-  await writeFile(join(to, "order"), order.map((name) => `/lib/modules/${name}\n`).join(""));
+  const lines = [...order].map(([name, device]) => `/lib/modules/${name} ${device}`.trimEnd());
+  await writeFile(join(to, "order"), lines.map((line) => `${line}\n`).join(""));
 }
 
 /**

@@ -17,11 +17,15 @@ const MIN_GUEST_MIB = 96;
 const maxKernelArgs = 1_500;
 /** With blocks of 4 KiB. */
 const MAX_DISK_BYTES = 2n ** 44n;
+/** vcpu_count of its API. */
+const MAX_FIRECRACKER_VCPUS = 32;
 
 export function validateMicroVm(spec: MicroVmSpec, machines: MachineLimits, faults: Faults): void {
   const { vcpus, memoryMib, diskBytes, backend, networkMode, resources } = spec;
   if (vcpus > machines.vcpus)
     faults.add(faults.at("vcpus"), `${vcpus} is not possible: the capsule has ${machines.vcpus} processors`);
+  else if (backend === MicroVmBackend.FIRECRACKER && vcpus > MAX_FIRECRACKER_VCPUS)
+    faults.add(faults.at("vcpus"), `${vcpus} is not possible: Firecracker has at most ${MAX_FIRECRACKER_VCPUS}`);
   if (memoryMib !== 0 && memoryMib < MIN_GUEST_MIB)
     faults.add(faults.at("memoryMib"), `${memoryMib} is not possible: at least ${MIN_GUEST_MIB}`);
   if (memoryMib > machines.memoryMib)

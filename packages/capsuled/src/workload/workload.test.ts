@@ -128,6 +128,13 @@ describe("validation of a microVM", () => {
     assert.deepEqual(faults({}), []);
     assert.deepEqual(faults({ backend: "MICRO_VM_BACKEND_QEMU" }), []);
     assert.deepEqual(faults({ backend: "MICRO_VM_BACKEND_FIRECRACKER" }), ["microVm.backend: there is none"]);
+    const large: MachineLimits = { ...machines, vcpus: 64, unavailable: () => undefined };
+    const many = { image: "x", backend: "MICRO_VM_BACKEND_FIRECRACKER", vcpus: 33 };
+    const found = validateWorkload(fromJson(WorkloadSpecSchema, { name: "vm", microVm: many }), large);
+    assert.deepEqual(
+      found.map(({ path, description }) => [path, description]),
+      [["microVm.vcpus", "33 is not possible: Firecracker has at most 32"]],
+    );
     assert.match(faults({ backend: "MICRO_VM_BACKEND_LIBKRUN" }).join(), /^microVm\.backend: .*libkrun/);
   });
 });
