@@ -21,14 +21,14 @@ const maxBytes = 1024 ** 3;
  * none for this machine; as `volumes.read` otherwise.
  */
 export async function copyBootFiles(
-  { kernel, initramfs }: Pick<OwnKernel, "kernel" | "initramfs">,
+  { kernel, initramfs, onlyElf }: Pick<OwnKernel, "kernel" | "initramfs" | "onlyElf">,
   dir: string,
   volumes: VolumeReader,
 ): Promise<Omit<BootFiles, "args">> {
   await rm(dir, { recursive: true, force: true });
   await mkdir(dir, { recursive: true, mode: 0o755 });
   await copyOne(kernel, join(dir, "kernel"), volumes);
-  const fault = kernelFault(await headOf(join(dir, "kernel")));
+  const fault = kernelFault(await headOf(join(dir, "kernel")), onlyElf);
   if (fault !== undefined) throw unusable(kernel, fault, "NO_KERNEL");
   if (initramfs !== undefined) await copyOne(initramfs, join(dir, "initramfs"), volumes);
   return { dir, kernel: "kernel", initramfs: initramfs === undefined ? undefined : "initramfs" };

@@ -1,5 +1,5 @@
 /** A microVM that boots its own kernel from volumes, as its spec says it. Pure. */
-import type { MicroVmSpec, WorkloadSpec } from "@capsule/api";
+import { MicroVmBackend, type MicroVmSpec, type WorkloadSpec } from "@capsule/api";
 import { LABEL } from "./faults.ts";
 
 /** A file in a volume. */
@@ -11,6 +11,8 @@ export interface VolumePath {
 
 export interface OwnKernel {
   readonly kernel: VolumePath;
+  /** Its monitor boots no bzImage. */
+  readonly onlyElf: boolean;
   readonly initramfs: VolumePath | undefined;
   /** Name of the volume that is its first disk. */
   readonly root: string;
@@ -32,9 +34,16 @@ export function ownKernelOf({ kind }: WorkloadSpec): OwnKernel | undefined {
   return kind.case === "microVm" ? fromMachine(kind.value) : undefined;
 }
 
-function fromMachine({ kernelPath, initramfsPath, rootfsPath, kernelArgs }: MicroVmSpec): OwnKernel | undefined {
+function fromMachine({
+  kernelPath,
+  initramfsPath,
+  rootfsPath,
+  kernelArgs,
+  backend,
+}: MicroVmSpec): OwnKernel | undefined {
   const kernel = volumePath(kernelPath);
   if (kernel === undefined) return undefined;
   const args = kernelArgs.split(" ").filter((one) => one !== "");
-  return { kernel, initramfs: volumePath(initramfsPath), root: rootfsPath, args };
+  const onlyElf = backend === MicroVmBackend.FIRECRACKER;
+  return { kernel, onlyElf, initramfs: volumePath(initramfsPath), root: rootfsPath, args };
 }

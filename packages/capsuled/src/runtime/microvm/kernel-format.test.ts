@@ -40,6 +40,20 @@ test("kernels are taken", () => {
   );
 });
 
+test("a monitor that unpacks nothing takes no packed kernel", () => {
+  assert.match(kernelFault(bzImage(0x020f), true) ?? "", /bzImage/);
+  assert.equal(
+    kernelFault(
+      elf(62, [
+        [1, high],
+        [4, high],
+      ]),
+      true,
+    ),
+    undefined,
+  );
+});
+
 test("what is none is told", () => {
   assert.match(kernelFault(Buffer.alloc(0)) ?? "", /no kernel/);
   assert.match(kernelFault(Buffer.from("#!/bin/sh\n")) ?? "", /no kernel/);

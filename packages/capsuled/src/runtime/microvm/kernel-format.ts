@@ -14,10 +14,12 @@ const setupMagic = 0x53726448; // "HdrS", little endian
 /** Its 64-bit entry point came with this version. */
 const oldestProtocol = 0x020c;
 
-/** What is wrong with it, to be said after its name; undefined when it looks right. */
-export function kernelFault(head: Buffer): string | undefined {
+/** What is wrong with it, to be said after its name; undefined when it looks right. `onlyElf`: for a monitor that unpacks nothing. */
+export function kernelFault(head: Buffer, onlyElf = false): string | undefined {
   if (head.length >= 64 && head.readUInt32BE(0) === elfMagic) return elfFault(head);
-  if (head.length >= 0x208 && head.readUInt32LE(0x202) === setupMagic)
+  const isPacked = head.length >= 0x208 && head.readUInt32LE(0x202) === setupMagic;
+  if (isPacked && onlyElf) return "is a bzImage: Firecracker boots the ELF (vmlinux) that is packed in it";
+  if (isPacked)
     return head.readUInt16LE(0x206) >= oldestProtocol
       ? undefined
       : "is a kernel older than Linux 3.8, which is not booted";
