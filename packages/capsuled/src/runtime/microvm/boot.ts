@@ -16,8 +16,6 @@ import { type RunPaths, userOf } from "./layout.ts";
 export interface BootOptions {
   readonly backend: MicroVmBackend;
   readonly config: MachineConfig;
-  /** Nothing is waited for in a machine without one. */
-  readonly hasAgent: boolean;
   readonly paths: RunPaths;
   readonly console: LogPlace;
   readonly cpuMillis: number;
@@ -38,11 +36,11 @@ const silenceMs = 90_000;
 const socketMs = 10_000;
 
 /**
- * Starts the program of a machine and waits until its agent answers, as long as its boot goes on. Throws CapsuleError
- * with the last lines of its console when it does not; what was started is still there then.
+ * Starts the program of a machine; resolves when it listens. Throws CapsuleError with the last lines of its console when it
+ * does not; what was started is still there then, here and in `untilAgent`.
  */
-export async function bootMachine(options: BootOptions): Promise<Agent | undefined> {
-  const { backend, config, hasAgent, paths, cpuMillis, signal } = options;
+export async function bootMachine(options: BootOptions): Promise<void> {
+  const { backend, config, paths, cpuMillis, signal } = options;
   const user = userOf(config.uid);
   await mkdir(paths.sockets, { recursive: true, mode: 0o755 });
   await chown(paths.sockets, user, user);
@@ -50,7 +48,6 @@ export async function bootMachine(options: BootOptions): Promise<Agent | undefin
   const cgroups = await makeGroups(config.uid, { cpuMillis, memoryBytes, pids: maxTasks });
   signal.throwIfAborted();
   await startProgram(backend.program(config, paths), options, cgroups);
-  return hasAgent ? await untilAgent(options) : undefined;
 }
 
 async function startProgram(
@@ -82,7 +79,8 @@ async function startProgram(
   }
 }
 
-async function untilAgent({ backend, paths, console, signal }: BootOptions): Promise<Agent> {
+/** Waits until the agent of a machine answers, as long as its boot goes on. Throws CapsuleError as `bootMachine` does. */
+export async function untilAgent({ backend, paths, console, signal }: BootOptions): Promise<Agent> {
   const since = new Date();
   for (;;) {
     signal.throwIfAborted();

@@ -1,5 +1,5 @@
 /** From an instance to a machine that runs it: its record, its disks, its boot, and the payload in it. */
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 import type { Logger } from "pino";
@@ -10,7 +10,7 @@ import type { BootFiles, Instance, MachineOptions } from "../instance.ts";
 import type { AcceleratorProbe } from "./accelerator.ts";
 import type { Agent } from "./agent.ts";
 import type { MachineConfig, MicroVmBackend } from "./backends/backend.ts";
-import { bootMachine } from "./boot.ts";
+import { type BootOptions, bootMachine, untilAgent } from "./boot.ts";
 import { translated } from "./errors.ts";
 import { guestDir, runPaths } from "./layout.ts";
 import { PayloadLog } from "./log-file.ts";
@@ -58,13 +58,16 @@ async function startImage(context: StartContext, start: Start): Promise<Agent> {
   const spec = guestSpecOf(instance, config);
   await records.put(recordOf(instance, machine, config.stopSignal));
   const root = await roots.ensureRoot(uid, image.digest, machine.diskBytes, signal);
-  const agent = await boot(context, start, {
+  const booting = await bootOptionsOf(context, start, {
     kernel: join(guestDir, "vmlinux"),
     initramfs: join(guestDir, "initramfs"),
     kernelArgs: [],
     disks: [{ path: root.path, readOnly: false }, ...disksOf(machine)],
   });
-  if (agent === undefined) throw new Error("a machine with an agent booted without one");
+  const began = performance.now();
+  await bootMachine(booting);
+  const agent = await untilAgent(booting);
+  context.log.info({ uid, bootMs: Math.round(performance.now() - began) }, "a microVM has booted");
   try {
     await writeStarted(runPaths(uid), await startPayload(agent, start, spec, config.user));
   } catch (error) {
@@ -79,21 +82,21 @@ async function startOwn(context: StartContext, start: Start, own: BootFiles): Pr
   const { instance, machine, link } = start;
   const { dir, kernel, initramfs, args } = own;
   await context.records.put(recordOf(instance, machine, undefined));
-  await boot(context, start, {
+  const booting = await bootOptionsOf(context, start, {
     kernel: join(dir, kernel),
     initramfs: initramfs === undefined ? undefined : join(dir, initramfs),
     kernelArgs: [...toldToOwnKernel(instance, link), ...args],
     disks: disksOf(machine),
   });
+  await bootMachine(booting);
   await writeStarted(runPaths(instance.uid), new Date());
 }
 
-async function boot(
-  context: StartContext,
+async function bootOptionsOf(
+  { backend, accelerator, workloadsDir }: StartContext,
   { instance, machine, link, signal }: Start,
   what: Bootable,
-): Promise<Agent | undefined> {
-  const { backend, accelerator, workloadsDir, log } = context;
+): Promise<BootOptions> {
   const { uid, limits } = instance;
   const paths = runPaths(uid);
   const config: MachineConfig = {
@@ -105,20 +108,15 @@ async function boot(
     accelerator: await accelerator.get(),
     isRestored: false,
   };
-  await mkdir(paths.dir, { recursive: true, mode: 0o755 });
-  const began = performance.now();
-  const agent = await bootMachine({
+  return {
     backend,
     config,
-    hasAgent: machine.ownKernel === undefined,
     paths,
     console: consoleLog(workloadsDir, uid),
     cpuMillis: limits.cpuMillis,
     connect: async () => await link.tap?.connect(),
     signal,
-  });
-  log.info({ uid, bootMs: Math.round(performance.now() - began) }, "a microVM has booted");
-  return agent;
+  };
 }
 
 function disksOf({ volumes }: MachineOptions): MachineConfig["disks"] {
@@ -138,7 +136,7 @@ function toldToOwnKernel({ hostname }: Instance, { tap }: InstanceLink): string[
 }
 
 /** Such as 255.255.0.0 for 16. */
-export function netmask(prefix: number): string {
+function netmask(prefix: number): string {
   const bits = prefix === 0 ? 0 : (0xffffffff << (32 - prefix)) >>> 0;
   return [24, 16, 8, 0].map((shift) => (bits >>> shift) & 0xff).join(".");
 }

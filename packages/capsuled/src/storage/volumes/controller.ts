@@ -163,9 +163,8 @@ export class VolumeController {
    * see, would destroy it.
    */
   async attachFor(workloadUid: string, volume: string, readOnly: boolean): Promise<{ uid: string; path: string }> {
-    const { store, pools } = this.#options;
-    const uid = store.volumes.get(volume)?.uid;
-    if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+    const { pools } = this.#options;
+    const uid = this.#uidOf(volume);
     return await this.exclusive(uid, async () => {
       const others = this.#holders.of(uid).filter((holder) => holder !== workloadUid);
       const readers = others.every((holder) => this.attachments.onlyReads(uid, holder));
@@ -188,8 +187,7 @@ export class VolumeController {
    * `unavailable` while a microVM has it as a disk: it would not see what that one is writing.
    */
   async read<T>(volume: string, work: (dir: string) => Promise<T>): Promise<T> {
-    const uid = this.#options.store.volumes.get(volume)?.uid;
-    if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+    const uid = this.#uidOf(volume);
     return await this.exclusive(uid, async () => {
       if (this.attachments.has(uid)) throw inUseNow(volume, this.holdersOf(uid));
       try {
@@ -228,11 +226,9 @@ export class VolumeController {
    * `precondition` for a damaged one.
    */
   async mountFor(workloadUid: string, wanted: readonly WantedMount[]): Promise<string[]> {
-    const { store } = this.#options;
     const paths: string[] = [];
     for (const { volume, subPath, readOnly } of wanted) {
-      const uid = store.volumes.get(volume)?.uid;
-      if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+      const uid = this.#uidOf(volume);
       const target = await this.exclusive(uid, async () => {
         const others = this.attachments.has(uid) ? this.holdersOf(uid) : this.sessionsOf(uid);
         if (others.length > 0) throw inUseNow(volume, others);
@@ -242,6 +238,12 @@ export class VolumeController {
       paths.push(await directoryIn(target, subPath, readOnly, volume));
     }
     return paths;
+  }
+
+  #uidOf(volume: string): string {
+    const uid = this.#options.store.volumes.get(volume)?.uid;
+    if (uid === undefined) throw new CapsuleError("notFound", `volume "${volume}" does not exist`);
+    return uid;
   }
 
   /** Mounts a volume that the caller holds; inside `exclusive`. */
