@@ -60,8 +60,6 @@ export class Reconciler {
   readonly #options: ReconcilerOptions;
   readonly #queue: KeyedQueue;
   readonly #memories = new Map<string, Memory>();
-  /** Seen by `list` and not used yet: spares a look at each one. */
-  readonly #listed = new Map<string, Observed>();
   readonly #stopping = new AbortController();
   #goingDown = false;
   #networkChanged = true;
@@ -77,6 +75,9 @@ export class Reconciler {
   /** Adopts what runs, touching none of it; removes what belongs to no workload; then looks at every workload. */
   async start(): Promise<void> {
     const { store, driver, log } = this.#options;
+    const all = await driver.list(this.#stopping.signal);
+    // Before any pass: one that finds it stopped ends what it holds.
+    this.#adoptVolumes(all);
     this.#unsubscribe = store.changes.subscribe((change) => {
       if (change.kind === "workload") {
         this.#networkChanged = true;
@@ -88,15 +89,17 @@ export class Reconciler {
         void this.#syncNetwork().catch((error: unknown) => log.error({ err: error }, "firewall after a delete"));
       }
     });
-    driver.onChange((uid) => {
-      this.#listed.delete(uid);
-      this.#queue.add(uid);
-    });
-    await this.#lookAtAll();
+    driver.onChange((uid) => this.#queue.add(uid));
+    this.#queueAll();
+    await this.#removeStrays(all);
     this.#options.volumes.settle();
     log.info({ sinceStartMs: Math.round(process.uptime() * 1000) }, "adopted what runs");
     this.#resync = setInterval(() => {
-      this.#lookAtAll().catch((error: unknown) => log.warn({ err: error }, "resync failed; it is tried again"));
+      this.#queueAll();
+      driver
+        .list(this.#stopping.signal)
+        .then((found) => this.#removeStrays(found))
+        .catch((error: unknown) => log.warn({ err: error }, "resync failed; it is tried again"));
     }, this.#options.resyncMs ?? 60_000);
     this.#resync.unref();
   }
@@ -131,23 +134,25 @@ export class Reconciler {
     }
   }
 
-  /** One look at everything that the runtime has, and a pass for each workload that needs one. */
-  async #lookAtAll(): Promise<void> {
-    const { store, driver, log } = this.#options;
-    const all = await driver.list(this.#stopping.signal);
-    const records = store.workloads.list();
-    const known = new Set(records.map(({ uid }) => uid));
+  /** What runs holds its volumes, as the capsuled before had it. */
+  #adoptVolumes(all: readonly Observed[]): void {
+    const { store, volumes } = this.#options;
     for (const seen of all) {
-      if (!known.has(seen.uid)) continue;
-      this.#listed.set(seen.uid, seen);
-      // Before any pass: one that finds it stopped ends what it holds.
-      if (seen.attached !== undefined) this.#options.volumes.adoptAttached(seen.uid, seen.attached);
-      else if (hasProcess(seen)) this.#options.volumes.adopt(seen.uid);
+      if (store.workloads.byUid(seen.uid) === undefined) continue;
+      if (seen.attached !== undefined) volumes.adoptAttached(seen.uid, seen.attached);
+      else if (hasProcess(seen)) volumes.adopt(seen.uid);
     }
-    for (const { uid } of records) this.#queue.add(uid);
+  }
+
+  /** Each pass looks for itself: what a list says of a workload may be from before a step that has ended since. */
+  #queueAll(): void {
+    for (const { uid } of this.#options.store.workloads.list()) this.#queue.add(uid);
+  }
+
+  async #removeStrays(all: readonly Observed[]): Promise<void> {
+    const { store, driver, isOthers, log } = this.#options;
     for (const seen of all) {
-      if (known.has(seen.uid) || store.workloads.byUid(seen.uid) !== undefined) continue;
-      if (this.#options.isOthers(seen.uid)) continue;
+      if (store.workloads.byUid(seen.uid) !== undefined || isOthers(seen.uid)) continue;
       log.warn({ uid: seen.uid, workload: seen.name }, "removing an instance of no workload");
       await driver.remove(seen.uid, this.#stopping.signal);
     }
@@ -176,8 +181,7 @@ export class Reconciler {
   async #reconcile(record: WorkloadRecord, memory: Memory): Promise<void> {
     const { store, driver } = this.#options;
     const now = new Date();
-    const seen = this.#listed.get(record.uid) ?? (await driver.observe(record.uid, this.#stopping.signal));
-    this.#listed.delete(record.uid);
+    const seen = await driver.observe(record.uid, this.#stopping.signal);
     // One that has ended by itself holds its volumes until this.
     if (!hasProcess(seen)) await this.#options.volumes.release(record.uid);
     const wanted = wantedOf(record);

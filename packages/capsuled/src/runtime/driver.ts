@@ -9,7 +9,7 @@ import { CapsuleError } from "../errors.ts";
 import type { Instance } from "./instance.ts";
 
 export interface RuntimeDriver {
-  /** Everything of ours that the runtime has, running or not. Used once at start, to adopt and to find orphans. */
+  /** Everything of ours that the runtime has, running or not: to adopt it at the start, and to find orphans. */
   list(signal?: AbortSignal): Promise<readonly Observed[]>;
 
   /** What the runtime has of one instance; undefined when nothing at all. Cheap. */
