@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { workloadOf } from "../test/support/machines.ts";
 import type { TestCapsule } from "../test/support/test-capsule.ts";
+import { bareTap } from "./bare-tap.ts";
 import { compare, median, ms, noise, type Row, ratioRow, time } from "./measure.ts";
 
 const MiB = 1024 ** 2;
@@ -13,21 +14,25 @@ const copiedMib = 64;
 /** After its boot, for its kernel to come to rest; in milliseconds. */
 const restMs = 20_000;
 
+const fields = `  command: [httpd, -f, -p, "8080", -h, /tmp]\n  stopTimeout: 0s`;
+
+function machine(name: string, mib = memoryMib): string {
+  return workloadOf("MicroVM", name, "busybox:1", `${fields}\n  memoryMib: ${mib}`);
+}
+
+async function applied(capsule: TestCapsule, manifest: string): Promise<void> {
+  const { code, stderr } = await capsule.apply(manifest, "--wait=180s");
+  if (code !== 0) throw new Error(stderr);
+}
+
 export async function machineRows(capsule: TestCapsule): Promise<Row[]> {
-  const fields = `  command: [httpd, -f, -p, "8080", -h, /tmp]\n  stopTimeout: 0s`;
-  const applied = async (manifest: string): Promise<void> => {
-    const { code, stderr } = await capsule.apply(manifest, "--wait=180s");
-    if (code !== 0) throw new Error(stderr);
-  };
-  await applied(workloadOf("Container", "box", "busybox:1", fields));
-  const machine = (name: string): string =>
-    workloadOf("MicroVM", name, "busybox:1", `${fields}\n  memoryMib: ${memoryMib}`);
+  await applied(capsule, workloadOf("Container", "box", "busybox:1", fields));
   // The first lays the image's base out.
-  await applied(machine("vm"));
+  await applied(capsule, machine("vm"));
   const bare = await bareMachine(capsule, "vm");
   const boots = { ours: [] as number[], bare: [] as number[], root: [] as number[] };
   for (let i = 0; i < runs; i++) {
-    await applied(machine(`vm${i}`));
+    await applied(capsule, machine(`vm${i}`));
     const { bootMs, rootMs } = lastBoot(capsule);
     await capsule.ctl(["workload", "delete", `vm${i}`]);
     boots.ours.push(bootMs);
@@ -65,45 +70,60 @@ function most(what: string, value: number, goal: number, text: (value: number) =
   return { what, ours: text(value), against: "–", goal: `≤ ${text(goal)}`, result: text(value), met: value <= goal };
 }
 
-/** Bytes through the agent and over the network, against the same with a container. */
+/** Bytes through the agent, against the same with a container, and over the network, against a bare machine. */
 async function rateRows(capsule: TestCapsule): Promise<Row[]> {
   const file = join(capsule.dir, "copied");
   writeFileSync(file, noise(copiedMib * MiB));
-  const rates = async (what: string, work: (name: string) => Promise<unknown>): Promise<Row> => {
-    const { ours, bare } = await compare(
-      3,
-      () => work("vm"),
-      () => work("box"),
-    );
-    const rate = (value: number): string => `${Math.round((copiedMib * 1.048576) / (value / 1_000))} MB/s`;
-    const ratio = bare / ours;
-    return {
-      what,
-      ours: rate(ours),
-      against: `a container: ${rate(bare)}`,
-      goal: "–",
-      result: `${ratio.toFixed(2)} ×`,
-      met: true,
-    };
-  };
-  const addresses = new Map<string, string>();
-  for (const name of ["vm", "box"]) {
-    const { status } = JSON.parse(await capsule.ctl(["workload", "get", name, "-o", "json"])) as {
-      status: { addresses: string[] };
-    };
-    addresses.set(name, status.addresses.find((address) => address.includes(".")) ?? "");
-  }
+  const tap = await bareTap(file);
   try {
+    const into = await compare(
+      3,
+      () => capsule.ctl(["cp", file, "vm:/tmp/copied"]),
+      () => capsule.ctl(["cp", file, "box:/tmp/copied"]),
+    );
+    const out = await compare(
+      3,
+      () => capsule.ctl(["cp", "vm:/tmp/copied", `${file}.out`]),
+      () => capsule.ctl(["cp", "box:/tmp/copied", `${file}.out`]),
+    );
+    // As much memory as the bare one has: both have the file in it.
+    await applied(capsule, machine("net", 512));
+    await capsule.ctl(["cp", file, "net:/tmp/copied"]);
+    const url = `http://${await addressOf(capsule, "net")}:8080/copied`;
+    const fetched = await compare(
+      5,
+      () => capsule.host.exec(["wget", "-q", "-O", "/dev/null", url]),
+      () => tap.fetch(),
+    );
     return [
-      await rates(`cp of ${copiedMib} MiB into a microVM`, (name) => capsule.ctl(["cp", file, `${name}:/tmp/copied`])),
-      await rates("cp of it out of a microVM", (name) => capsule.ctl(["cp", `${name}:/tmp/copied`, `${file}.out`])),
-      await rates("network, a microVM to the capsule", (name) =>
-        capsule.host.exec(["wget", "-q", "-O", "/dev/null", `http://${addresses.get(name)}:8080/copied`]),
-      ),
+      rateRow(`cp of ${copiedMib} MiB into a microVM`, into, "a container"),
+      rateRow("cp of it out of a microVM", out, "a container"),
+      rateRow("network, a microVM to the capsule", fetched, "the same guest on a bare TAP"),
     ];
   } finally {
+    await tap.stop();
     for (const path of [file, `${file}.out`]) rmSync(path, { force: true });
   }
+}
+
+/** A row of two rates that has no goal. */
+function rateRow(what: string, { ours, bare }: { ours: number; bare: number }, against: string): Row {
+  const rate = (value: number): string => `${Math.round((copiedMib * 1.048576) / (value / 1_000))} MB/s`;
+  return {
+    what,
+    ours: rate(ours),
+    against: `${against}: ${rate(bare)}`,
+    goal: "–",
+    result: `${(bare / ours).toFixed(2)} ×`,
+    met: true,
+  };
+}
+
+async function addressOf(capsule: TestCapsule, name: string): Promise<string> {
+  const { status } = JSON.parse(await capsule.ctl(["workload", "get", name, "-o", "json"])) as {
+    status: { addresses: string[] };
+  };
+  return status.addresses.find((address) => address.includes(".")) ?? "";
 }
 
 function lastBoot(capsule: TestCapsule): { bootMs: number; rootMs: number } {

@@ -30,6 +30,8 @@ export interface GuestMachineOptions {
   readonly disks: readonly string[];
   /** File with the state to go on from, as `save` wrote it, instead of booting. */
   readonly from?: string;
+  /** Network namespace in which QEMU makes a TAP interface `tap0`; without one its interface leads nowhere. */
+  readonly netns?: string;
 }
 
 export class GuestMachine {
@@ -43,11 +45,14 @@ export class GuestMachine {
     this.startedAt = performance.now();
   }
 
-  static async start({ dir, disks, from }: GuestMachineOptions): Promise<GuestMachine> {
+  static async start({ dir, disks, from, netns }: GuestMachineOptions): Promise<GuestMachine> {
     const guest = await buildGuest();
     await mkdir(dir, { recursive: true });
     for (const name of ["agent", "control", incoming]) await rm(join(dir, name), { force: true });
+    const network =
+      netns === undefined ? "user,id=net0,restrict=on" : "tap,id=net0,ifname=tap0,script=no,downscript=no";
     const qemu = program(dir, "qemu.log", [
+      ...(netns === undefined ? [] : ["ip", "netns", "exec", netns]),
       ...(await buildQemu()).argv,
       ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"],
       ...["-M", "microvm,isa-serial=on,pic=off,pit=off,rtc=on,acpi=on,auto-kernel-cmdline=on"],
@@ -63,8 +68,7 @@ export class GuestMachine {
       ...agentPortArguments(join(dir, "agent")),
       ...controlArguments(join(dir, "control")),
       ...(from === undefined ? [] : restoreArguments(dir)),
-      // A device to give addresses to; it leads nowhere.
-      ...["-netdev", "user,id=net0,restrict=on", "-device", "virtio-net-device,netdev=net0"],
+      ...["-netdev", network, "-device", "virtio-net-device,netdev=net0"],
       ...["-device", "virtio-balloon-device,free-page-reporting=on", "-device", "virtio-rng-device"],
     ]);
     const machine = new GuestMachine(dir, qemu);

@@ -53,6 +53,7 @@ test(`${rounds} kills of a monitor or of capsuled`, { timeout: 120_000 + rounds 
   }
   await capsule.ctl(["workload", "delete", "victim"]);
   assert.equal(await leftOf(capsule, uid), "");
+  assert.deepEqual(await processesOf(capsule, "qemu-system"), []);
   assert.match(await capsule.ctl(["volume", "check", "data"]), /clean|no fault|nothing/i);
 });
 

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { leftOf, workloadOf } from "../support/machines.ts";
+import { leftOf, processesOf, workloadOf } from "../support/machines.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 let capsule: TestCapsule;
@@ -50,6 +50,22 @@ async function untilLogged(name: string, expected: RegExp): Promise<void> {
 }
 
 describe("a microVM", { timeout: 600_000 }, () => {
+  test("is started once it is known whether KVM works; whoever tries that ends with capsuled", async () => {
+    assert.equal((await capsule.apply(machine("first", script("sleep 1d")))).code, 0);
+    const probes = (): Promise<string[]> => processesOf(capsule, "console=ttyS0 reboot=t");
+    const isRunning = async (): Promise<boolean> => (await capsule.workload("first")).status.phase === "PHASE_RUNNING";
+    // Where it works that is soon known; where it does not, it is tried for seconds.
+    while ((await probes()).length === 0 && !(await isRunning())) await sleep(20);
+    await capsule.killCapsuled();
+    // Before the next one could ask.
+    await sleep(100);
+    assert.deepEqual(await probes(), []);
+    await capsule.startCapsuled();
+    await capsule.untilServing();
+    await capsule.until("first", ({ status }) => status.phase === "PHASE_RUNNING", "running", 120_000);
+    await capsule.ctl(["workload", "delete", "first"]);
+  });
+
   test("runs the image with a kernel of its own: logs, commands, files, address, port", async () => {
     const served = "echo served >/www/index.html; exec httpd -f -p 8080 -h /www";
     await applied(

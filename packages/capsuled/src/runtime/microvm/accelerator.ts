@@ -13,6 +13,11 @@ import { firmware, programs } from "./backends/qemu.ts";
 const silenceMs = 8_000;
 const deadlineMs = 180_000;
 const device = "/dev/kvm";
+/**
+ * Runs the rest of its words as a process that is killed when capsuled, whose pid comes first, ends. One whose parent was gone before
+ * it could ask for that does not begin.
+ */
+const leash = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', String(process.pid)];
 
 export class AcceleratorProbe {
   readonly #kernel: string;
@@ -61,7 +66,8 @@ async function bootsWithKvm(kernel: string): Promise<boolean> {
   const speaking = ["-display", "none", "-serial", "stdio", "-no-reboot"];
   // It has no root filesystem: how far it gets is all that matters.
   const boot = ["-kernel", kernel, "-append", "console=ttyS0 reboot=t panic=-1"];
-  const child = spawn(programs.kvm, [...machine, ...paths, ...speaking, ...boot], {
+  const [command = "", ...words] = [...leash, programs.kvm, ...machine, ...paths, ...speaking, ...boot];
+  const child = spawn(command, words, {
     stdio: ["ignore", "pipe", "ignore"],
     timeout: deadlineMs,
     killSignal: "SIGKILL",

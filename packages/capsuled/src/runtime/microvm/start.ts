@@ -57,7 +57,9 @@ async function startImage(context: StartContext, start: Start): Promise<Agent> {
   const config = await configs.get(image.digest, signal);
   const spec = guestSpecOf(instance, config);
   await records.put(recordOf(instance, machine, config.stopSignal));
+  const prepared = performance.now();
   const root = await roots.ensureRoot(uid, image.digest, machine.diskBytes, signal);
+  const rootMs = Math.round(performance.now() - prepared);
   const booting = await bootOptionsOf(context, start, {
     kernel: join(guestDir, "vmlinux"),
     initramfs: join(guestDir, "initramfs"),
@@ -67,7 +69,7 @@ async function startImage(context: StartContext, start: Start): Promise<Agent> {
   const began = performance.now();
   await bootMachine(booting);
   const agent = await untilAgent(booting);
-  context.log.info({ uid, bootMs: Math.round(performance.now() - began) }, "a microVM has booted");
+  context.log.info({ uid, rootMs, bootMs: Math.round(performance.now() - began) }, "a microVM has booted");
   try {
     await writeStarted(runPaths(uid), await startPayload(agent, start, spec, config.user));
   } catch (error) {
