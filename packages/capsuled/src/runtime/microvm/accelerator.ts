@@ -1,16 +1,17 @@
 /**
  * Whether KVM runs the guest kernel here: found by booting it, never by /dev/kvm alone, which also opens where stock kernels
- * spin for ever (nested without hardware, PVM). Asked once, when the first machine starts.
+ * spin for ever (nested without hardware, PVM). Asked once for each boot of the capsule, when the first machine starts: the answer is
+ * one about its kernel, and a second try beside machines that run would find a slow one silent.
  */
 import { spawn } from "node:child_process";
-import { existsSync } from "node:fs";
-import { chmod, stat } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import { chmod, rename, stat, writeFile } from "node:fs/promises";
 import type { Logger } from "pino";
 import type { Accelerator } from "./backends/backend.ts";
 import { firmware, programs } from "./backends/qemu.ts";
 
 /** Where it does not run, the kernel says nothing at all; nested in an emulated machine it takes its time. In milliseconds. */
-const silenceMs = 8_000;
+const silenceMs = 15_000;
 const deadlineMs = 180_000;
 const device = "/dev/kvm";
 /**
@@ -19,20 +20,26 @@ const device = "/dev/kvm";
  */
 const leash = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", '[ "$PPID" = "$0" ] && exec "$@"', String(process.pid)];
 
+/** Its answer, below /run: gone with the boot that it is about. */
+const answerFile = "/run/capsule/accelerator";
+
 export class AcceleratorProbe {
   readonly #kernel: string;
   readonly #log: Logger;
   #asked: Promise<Accelerator> | undefined;
-  #found: Accelerator | undefined;
+  #found: Accelerator | undefined = noted();
 
   constructor(kernel: string, log: Logger) {
     this.#kernel = kernel;
     this.#log = log;
   }
 
-  get(): Promise<Accelerator> {
-    this.#asked ??= this.#probe();
-    return this.#asked;
+  async get(): Promise<Accelerator> {
+    if (this.#found !== undefined) return this.#found;
+    this.#asked ??= this.#probe().finally(() => {
+      this.#asked = undefined;
+    });
+    return await this.#asked;
   }
 
   /** What was found; undefined while nobody has asked. */
@@ -43,9 +50,17 @@ export class AcceleratorProbe {
   async #probe(): Promise<Accelerator> {
     const works = existsSync(device) && (await bootsWithKvm(this.#kernel)) && (await isOpenToMonitors());
     this.#log.info({ works }, works ? "microVMs run on KVM" : "KVM cannot be used here: microVMs are emulated");
-    this.#found = works ? "kvm" : "tcg";
-    return this.#found;
+    const found = works ? "kvm" : "tcg";
+    await writeFile(`${answerFile}.new`, found);
+    await rename(`${answerFile}.new`, answerFile);
+    this.#found = found;
+    return found;
   }
+}
+
+function noted(): Accelerator | undefined {
+  if (!existsSync(answerFile)) return undefined;
+  return readFileSync(answerFile, "utf8") === "kvm" ? "kvm" : "tcg";
 }
 
 /**
