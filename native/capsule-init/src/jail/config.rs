@@ -50,7 +50,7 @@ pub struct OpenFile {
     pub read_only: bool,
 }
 
-/// A disk (block device or file) or a character device of the capsule, which belongs to the program's user in its root.
+/// A disk (block device or file) or a character device of the capsule, which the program's user may open in its root.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Node {

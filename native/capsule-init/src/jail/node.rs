@@ -1,5 +1,5 @@
-//! Disks and devices that a program opens by a path, as its own user. A device gets a node of its own in the root; the
-//! capsule's, and whoever may open that, stay as they are.
+//! Disks and devices that a program opens by a path, as its own user or group. A device gets a node of its own in the root;
+//! the capsule's, and whoever may open that, stay as they are.
 
 use super::JailError;
 use super::config::{Config, Node};
@@ -23,10 +23,11 @@ pub fn make(node: &Node, target: &Path, config: &Config) -> Result<(), JailError
         } else {
             SFlag::S_IFCHR
         };
-        let access = if node.read_only {
-            Mode::S_IRUSR
+        // Whoever owns a node may let himself write to it: one that stays read-only is root's, and its reader is of the group.
+        let (owner, access) = if node.read_only {
+            (0, Mode::S_IRGRP)
         } else {
-            Mode::S_IRUSR | Mode::S_IWUSR
+            (config.uid, Mode::S_IRUSR | Mode::S_IWUSR)
         };
         // For the directories above it.
         empty_file(target)?;
@@ -34,7 +35,7 @@ pub fn make(node: &Node, target: &Path, config: &Config) -> Result<(), JailError
         mknod(target, kind, access, found.rdev()).map_err(|errno| fault(errno.into()))?;
         // Whatever the mask of this process is.
         fchmodat(AT_FDCWD, target, access, FchmodatFlags::FollowSymlink).map_err(|errno| fault(errno.into()))?;
-        return give(target, config).map_err(fault);
+        return give(target, owner, config.gid).map_err(fault);
     }
     empty_file(target)?;
     bind(&node.path, target)?;
@@ -43,10 +44,9 @@ pub fn make(node: &Node, target: &Path, config: &Config) -> Result<(), JailError
     }
     // The file of a pool is root's, and for root alone. Its next user takes it over, and root needs no leave. Several machines
     // that only read may have one: each has it open when the next one comes.
-    give(&node.path, config).map_err(fault)
+    give(&node.path, config.uid, config.gid).map_err(fault)
 }
 
-fn give(path: &Path, config: &Config) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(config.uid), Gid::from_raw(config.gid));
-    Ok(chown(path, Some(uid), Some(gid))?)
+fn give(path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    Ok(chown(path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
 }

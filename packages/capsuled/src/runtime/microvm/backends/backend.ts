@@ -27,7 +27,7 @@ export interface MachineConfig {
 /** "tcg" emulates, where the processor's virtualisation cannot be used. */
 export type Accelerator = "kvm" | "tcg";
 
-/** A disk or a device of the capsule at another place in the program's root, where it belongs to the program's user. */
+/** A disk or a device of the capsule at another place in the program's root, where the program's user may open it. */
 export interface Node {
   readonly path: string;
   /** Below /dev. */
