@@ -44,6 +44,16 @@ test("the power button is Ctrl+Alt+Del", async () => {
   assert.deepEqual(standIn.asked, ["PUT /actions Running"]);
 });
 
+test("what Firecracker takes depends on what its machine does", async () => {
+  const start = firecracker(standIn.control, "PUT", "/actions", { action_type: "InstanceStart" });
+  await assert.rejects(start, /not supported after starting/);
+  const files = { mem_file_path: "/run/memory", snapshot_path: "/run/state" };
+  await assert.rejects(firecracker(standIn.control, "PUT", "/snapshot/create", files), /not paused/);
+  standIn.state = "Not started";
+  const button = firecracker(standIn.control, "PUT", "/actions", { action_type: "SendCtrlAltDel" });
+  await assert.rejects(button, /not supported before starting/);
+});
+
 test("a monitor that is gone, or says something else, is told", async () => {
   await assert.rejects(firecracker(join(dir, "nobody"), "PATCH", "/vm", { state: "Paused" }), /ENOENT/);
   await writeFile(join(dir, "file"), "");

@@ -8,6 +8,7 @@ type Type =
   | "boolean"
   | { readonly integer: readonly [least: number, most: number] }
   | { readonly oneOf: readonly string[] }
+  | { readonly matching: RegExp }
   | { readonly list: Fields }
   | Fields;
 
@@ -16,6 +17,9 @@ export interface Fields {
   readonly [name: string]: Type;
 }
 
+/** Letters, digits and "_" (`checked_id` in its sources). */
+const id = { matching: /^[A-Za-z0-9_]+$/ } as const;
+const mac = { matching: /^[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}$/ } as const;
 const count = { integer: [0, 2 ** 32 - 1] } as const;
 
 const bootSource: Fields = { kernel_image_path: "string", "initrd_path?": "string", "boot_args?": "string" };
@@ -27,7 +31,7 @@ const machineConfiguration: Fields = {
   "huge_pages?": { oneOf: ["None", "2M"] },
 };
 const drive: Fields = {
-  drive_id: "string",
+  drive_id: id,
   is_root_device: "boolean",
   path_on_host: "string",
   is_read_only: "boolean",
@@ -35,7 +39,7 @@ const drive: Fields = {
   "cache_type?": { oneOf: ["Unsafe", "Writeback"] },
   "io_engine?": { oneOf: ["Sync", "Async"] },
 };
-const networkInterface: Fields = { iface_id: "string", host_dev_name: "string", "guest_mac?": "string" };
+const networkInterface: Fields = { iface_id: id, host_dev_name: "string", "guest_mac?": mac };
 const balloon: Fields = {
   amount_mib: count,
   deflate_on_oom: "boolean",
@@ -70,18 +74,39 @@ export const bodies: Readonly<Record<string, Fields>> = {
     "mem_file_path?": "string",
     "track_dirty_pages?": "boolean",
     "resume_vm?": "boolean",
-    "network_overrides?": { list: { iface_id: "string", host_dev_name: "string" } },
+    "network_overrides?": { list: { iface_id: id, host_dev_name: "string" } },
   },
 };
+
+/**
+ * What is wrong with a configuration file beyond its fields: names that are there twice, two root devices; undefined when nothing
+ * is. Firecracker builds its devices from it one by one, and refuses the second.
+ */
+export function faultInMachine(configuration: Record<string, unknown>): string | undefined {
+  const fault = faultIn(configuration, fullVmConfiguration);
+  if (fault !== undefined) return fault;
+  const drives = configuration["drives"] as { drive_id: string; is_root_device: boolean; path_on_host: string }[];
+  const interfaces = (configuration["network-interfaces"] ?? []) as Record<string, string>[];
+  for (const [what, values] of [
+    ["drive_id", drives.map(({ drive_id }) => drive_id)],
+    ["path_on_host", drives.map(({ path_on_host }) => path_on_host)],
+    ["root device", drives.filter(({ is_root_device }) => is_root_device).map(() => "one")],
+    ["iface_id", interfaces.map(({ iface_id }) => iface_id)],
+    ["host_dev_name", interfaces.map(({ host_dev_name }) => host_dev_name)],
+    ["guest_mac", interfaces.map(({ guest_mac }) => guest_mac)],
+  ] as const)
+    if (new Set(values).size !== values.length) return `${what} is there twice`;
+  return undefined;
+}
 
 /** What is wrong with a value; undefined when it is as it should be. */
 export function faultIn(value: unknown, fields: Fields, at = ""): string | undefined {
   if (!isObject(value)) return `${at || "it"} is no object`;
   for (const name of Object.keys(value))
-    if (!(name in fields) && !(`${name}?` in fields)) return `unknown field ${at}${name}`;
+    if (!Object.hasOwn(fields, name) && !Object.hasOwn(fields, `${name}?`)) return `unknown field ${at}${name}`;
   for (const [key, type] of Object.entries(fields)) {
     const name = key.replace(/\?$/, "");
-    const found = value[name];
+    const found = Object.hasOwn(value, name) ? value[name] : undefined;
     if (found === undefined && key.endsWith("?")) continue;
     const fault = found === undefined ? `missing field ${at}${name}` : typeFault(found, type, `${at}${name}`);
     if (fault !== undefined) return fault;
@@ -96,8 +121,12 @@ function typeFault(value: unknown, type: Type, at: string): string | undefined {
     const fits = Number.isInteger(value) && Number(value) >= least && Number(value) <= most;
     return fits ? undefined : `${at} is no integer from ${least} to ${most}`;
   }
+  if (isPattern(type))
+    return typeof value === "string" && type.matching.test(value) ? undefined : `${at} does not match ${type.matching}`;
   if (isChoice(type))
-    return type.oneOf.includes(String(value)) ? undefined : `${at} is none of ${type.oneOf.join(", ")}`;
+    return typeof value === "string" && type.oneOf.includes(value)
+      ? undefined
+      : `${at} is none of ${type.oneOf.join(", ")}`;
   if (!isList(type)) return faultIn(value, type, `${at}.`);
   if (!Array.isArray(value)) return `${at} is no list`;
   return value.map((item, i) => faultIn(item, type.list, `${at}[${i}].`)).find((fault) => fault !== undefined);
@@ -111,8 +140,12 @@ function isChoice(type: object): type is { readonly oneOf: readonly string[] } {
   return Array.isArray((type as { oneOf?: unknown }).oneOf);
 }
 
+function isPattern(type: object): type is { readonly matching: RegExp } {
+  return (type as { matching?: unknown }).matching instanceof RegExp;
+}
+
 function isList(type: object): type is { readonly list: Fields } {
-  return "list" in type;
+  return Object.hasOwn(type, "list");
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

@@ -1,12 +1,11 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
-import { CapsuleError } from "../../../errors.ts";
 import { runPaths } from "../layout.ts";
 import type { MachineConfig } from "./backend.ts";
 import { FirecrackerBackend, program } from "./firecracker.ts";
 import { configurationOf } from "./firecracker-config.ts";
-import { faultIn, fullVmConfiguration } from "./firecracker-schema.test-support.ts";
+import { faultIn, faultInMachine, fullVmConfiguration } from "./firecracker-schema.test-support.ts";
 
 const config: MachineConfig = {
   uid: "3f0c6f1e-0000-4000-8000-000000000001",
@@ -33,7 +32,11 @@ test("its configuration has what Firecracker knows, and nothing else", () => {
   const wrong = { ...configurationOf(config), balloon: { amount_mib: "0", deflate_on_oom: false } };
   assert.equal(faultIn(wrong, fullVmConfiguration), "balloon.amount_mib is no integer from 0 to 4294967295");
   assert.equal(faultIn({ ...configurationOf(config), disks: [] }, fullVmConfiguration), "unknown field disks");
+  assert.equal(faultIn({ ...configurationOf(config), toString: {} }, fullVmConfiguration), "unknown field toString");
   assert.match(faultIn(configurationOf({ ...config, vcpus: 33 }), fullVmConfiguration) ?? "", /vcpu_count/);
+  const { drives } = configurationOf(config) as { drives: object[] };
+  const twice = { ...configurationOf(config), drives: [...drives, drives[0]] };
+  assert.equal(faultInMachine(twice), "drive_id is there twice");
 });
 
 test("the machine is as it was asked for", () => {
@@ -98,28 +101,10 @@ test("its jail has what it opens itself, and nothing else", () => {
   );
 });
 
-test("without a network it has no way to one", () => {
-  const { tap, opensTap, nodes } = backend.program({ ...config, network: undefined }, paths);
-  assert.deepEqual([tap, opensTap], [undefined, false]);
-  assert.deepEqual(nodes.map(({ at }) => at).sort(), ["/dev/disk0", "/dev/disk1", "/dev/kvm"]);
-});
-
-test("an own kernel is seen where it is", () => {
-  const { readOnly } = backend.program({ ...config, kernel: "/run/capsule/boot/1/kernel" }, paths);
-  assert.deepEqual(readOnly, ["/usr", "/run/capsule/boot/1"]);
-});
-
 test("a machine that is restored is not configured", () => {
   const { argv, files } = backend.program({ ...config, isRestored: true }, paths);
   assert.deepEqual(argv.slice(-2), ["--api-sock", "/run/control"]);
   assert.deepEqual(files, []);
-});
-
-test("without KVM it is refused, whoever finds out first", () => {
-  assert.throws(
-    () => backend.program({ ...config, accelerator: "tcg" }, paths),
-    (error) => error instanceof CapsuleError && /Firecracker needs KVM/.test(error.message),
-  );
 });
 
 test("without its program it is refused", { skip: existsSync(program) }, () => {
