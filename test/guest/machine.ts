@@ -73,7 +73,7 @@ export class GuestMachine {
     ]);
     const machine = new GuestMachine(dir, qemu);
     if (from !== undefined) {
-      while (!existsSync(join(dir, incoming)) || !existsSync(join(dir, "control"))) await sleep(50);
+      while (!existsSync(join(dir, "control"))) await sleep(50);
       await restoreState(machine.#sockets, createReadStream(from)).catch(async (error: unknown) => {
         await machine.kill();
         throw error;

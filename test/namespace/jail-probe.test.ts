@@ -12,7 +12,9 @@ import { FirecrackerBackend } from "../../packages/capsuled/src/runtime/microvm/
 import { QemuBackend } from "../../packages/capsuled/src/runtime/microvm/backends/qemu.ts";
 import { runPaths, userOf } from "../../packages/capsuled/src/runtime/microvm/layout.ts";
 import { assertApart, assertNoRights, openedBy, processesWith } from "../support/jail-sight.ts";
-import { JailedProbe, until } from "../support/jailed-probe.ts";
+import { probeInPlaceOf } from "../support/jailed-probe.ts";
+import { JailedProgram, until } from "../support/jailed-program.ts";
+import { attachLoop } from "../support/loop.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
 const MiB = 1024 ** 2;
@@ -24,7 +26,7 @@ const [its, ours] = ["10.231.0.2", "10.231.0.1"];
 let capsule: TestCapsule;
 /** A loop device on the file `block`. */
 let device: string;
-let probe: JailedProbe | undefined;
+let probe: JailedProgram | undefined;
 
 before(async () => {
   capsule = await TestCapsule.start("jailprobe", []);
@@ -32,11 +34,11 @@ before(async () => {
     await writeFile(join(capsule.local.perm, name), "");
     await truncate(join(capsule.local.perm, name), MiB);
   }
-  device = (await sh(attach)).trim();
+  device = await attachLoop(capsule, "/perm/block");
 });
 afterEach(async () => {
   if (probe === undefined) return;
-  await probe.kill().catch(() => undefined);
+  await probe.kill();
   await probe.clear();
   probe = undefined;
 });
@@ -45,12 +47,6 @@ after(async () => {
   await capsule?.stop();
 });
 
-/** The capsule's /dev has the nodes that there were when it started; another program may take the device between the two calls. */
-const attach = `for try in 1 2 3 4 5; do
-  device=$(losetup --find | cut -d " " -f 1)
-  [ -e $device ] || mknod -m 600 $device b 7 \${device#/dev/loop}
-  if losetup $device /perm/block; then echo $device; exit; fi
-done; exit 1`;
 const sh = (script: string): Promise<string> => capsule.host.exec(["sh", "-c", script]);
 
 function configOf(change: Partial<MachineConfig> = {}): MachineConfig {
@@ -94,9 +90,10 @@ async function firecracker(change: Partial<MachineConfig> = {}): Promise<Program
 type Expected = readonly (readonly [attempt: string, result: string | RegExp])[];
 
 /** Starts a probe that makes these attempts and then is a machine; throws when another thing comes of one. */
-async function assertTried(program: Program, expected: Expected): Promise<JailedProbe> {
+async function assertTried(program: Program, expected: Expected): Promise<JailedProgram> {
   const attempts = [...expected.map(([attempt]) => attempt), "echo"];
-  probe = await JailedProbe.start(capsule, { name: "probe", program, user, attempts });
+  const inPlace = await probeInPlaceOf(capsule, program, attempts);
+  probe = await JailedProgram.start(capsule, { name: "probe", program: inPlace, user });
   const said = await probe.said(expected.length);
   const wrong = expected.filter(([attempt, result], i) => {
     const line = said[i] ?? "";
@@ -152,7 +149,7 @@ async function assertEcho(): Promise<void> {
   assert.equal((await capsule.host.exec(["/usr/bin/node", "-e", script])).trim(), `frame ${its}`);
 }
 
-async function assertJailed({ pid }: JailedProbe): Promise<void> {
+async function assertJailed({ pid }: JailedProgram): Promise<void> {
   await assertNoRights(capsule, pid, user);
   await assertApart(capsule, [1, pid]);
   assert.deepEqual(await processesWith(capsule, pid), [pid]);
@@ -160,7 +157,7 @@ async function assertJailed({ pid }: JailedProbe): Promise<void> {
 }
 
 /** With its end, nothing of it is left but what its starter made. */
-async function assertGone(ended: JailedProbe): Promise<void> {
+async function assertGone(ended: JailedProgram): Promise<void> {
   assert.equal(await ended.kill(), "signal 9");
   const isLinked = (): Promise<string> => sh(`ip link show dev ${tap} 2>/dev/null || true`);
   await until("its interface goes", async () => ((await isLinked()) === "" ? true : undefined));

@@ -84,8 +84,8 @@ export interface MachineStates {
    */
   save(paths: RunPaths, to: Writable, atRest: () => Promise<void>, machine: SavedMachine): Promise<void>;
   /**
-   * Gives a machine that was started with `isRestored` its state, and lets it go on. Throws when it does not take it.
-   * `machine`: what it was started with.
+   * Gives a machine that was started with `isRestored` its state, and lets it go on. Throws when it does not take it; `from`
+   * is destroyed in any case. `machine`: what it was started with.
    */
   restore(paths: RunPaths, from: Readable, machine: SavedMachine): Promise<void>;
 }

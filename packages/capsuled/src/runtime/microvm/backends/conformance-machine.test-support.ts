@@ -47,8 +47,14 @@ export function conformsInMachines(title: string, subject: () => BackendUnderTes
     assert.ok(to.writableFinished);
     return Buffer.concat(chunks);
   };
-  const restore = async ({ paths }: MachineUnderTest, state: Buffer): Promise<void> =>
-    await states().restore(paths, Readable.from([state]), subject().machine);
+  const restore = async ({ paths }: MachineUnderTest, state: Buffer): Promise<void> => {
+    const from = Readable.from([state]);
+    try {
+      await states().restore(paths, from, subject().machine);
+    } finally {
+      assert.ok(from.destroyed);
+    }
+  };
   const filesOf = async ({ paths }: MachineUnderTest): Promise<string[]> => (await readdir(paths.sockets)).sort();
 
   describe(`a machine of ${title}`, { timeout: 300_000 }, () => {
@@ -112,6 +118,20 @@ export function conformsInMachines(title: string, subject: () => BackendUnderTes
       assert.ok(to.destroyed);
       assert.equal(await machine.state(), "runs");
       assert.deepEqual(await filesOf(machine), files);
+    });
+
+    test("tells what went wrong first, and that it did not go on", async () => {
+      const machine = await start();
+      const noRoom = async (): Promise<void> => {
+        await machine.kill();
+        throw new Error("no room for its disks");
+      };
+      await assert.rejects(saved(machine, noRoom), /no room for its disks/);
+      const other = await start();
+      await assert.rejects(
+        saved(other, async () => await other.kill()),
+        /ENOENT|ECONNREFUSED/,
+      );
     });
 
     test("cannot be saved when it is gone", async () => {

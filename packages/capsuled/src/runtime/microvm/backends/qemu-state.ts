@@ -18,6 +18,8 @@ type Sockets = Pick<RunPaths, "sockets" | "control">;
 /** Name of the socket that a machine to be restored listens on, beside its others. */
 export const incoming = "incoming";
 const outgoing = "outgoing";
+/** Status of a machine that has no state yet. */
+const waiting = "inmigrate";
 const pollMs = 20;
 /** As fast as it can: its machine stands still meanwhile. Bytes a second. */
 const maxBandwidth = 64 * 1024 ** 3;
@@ -29,44 +31,66 @@ export async function saveState(
   to: Writable,
   atRest: () => Promise<void>,
 ): Promise<void> {
-  const server = await listen(sockets);
+  try {
+    const server = await listen(sockets);
+    try {
+      await whileStopped(control, async () => {
+        const written = once(server, "connection").then(async ([socket]) => await pipeline(socket as Socket, to));
+        await qmp(control, "migrate-set-parameters", { "max-bandwidth": maxBandwidth });
+        await qmp(control, "migrate", { uri: `unix:${join(inside, outgoing)}` });
+        // What QEMU says of a failure tells more than the end of the stream.
+        const [saved, read] = await Promise.allSettled([untilSaved(control), written]);
+        if (saved.status === "rejected") throw saved.reason;
+        if (read.status === "rejected") throw read.reason;
+        await atRest();
+      });
+    } finally {
+      server.close();
+      await rm(join(sockets, outgoing), { force: true });
+    }
+  } catch (error) {
+    to.destroy();
+    throw error;
+  }
+}
+
+async function whileStopped(control: string, work: () => Promise<void>): Promise<void> {
   try {
     await qmp(control, "stop");
-    try {
-      const written = once(server, "connection").then(async ([socket]) => await pipeline(socket as Socket, to));
-      await qmp(control, "migrate-set-parameters", { "max-bandwidth": maxBandwidth });
-      await qmp(control, "migrate", { uri: `unix:${join(inside, outgoing)}` });
-      // What QEMU says of a failure tells more than the end of the stream.
-      const [saved, read] = await Promise.allSettled([untilSaved(control), written]);
-      if (saved.status === "rejected") throw saved.reason;
-      if (read.status === "rejected") throw read.reason;
-      await atRest();
-    } catch (error) {
-      to.destroy();
-      await qmp(control, "migrate_cancel").catch(() => undefined);
-      throw error;
-    } finally {
-      await qmp(control, "cont");
-    }
-  } finally {
-    server.close();
-    await rm(join(sockets, outgoing), { force: true });
+    await work();
+  } catch (error) {
+    // What went wrong first tells more.
+    await qmp(control, "migrate_cancel").catch(() => undefined);
+    await qmp(control, "cont").catch(() => undefined);
+    throw error;
   }
+  await qmp(control, "cont");
 }
 
 /** As `MachineStates.restore`. */
 export async function restoreState({ sockets, control }: Sockets, from: Readable): Promise<void> {
+  try {
+    // Whoever answers has made all its sockets: the one for the state is the last.
+    const status = await statusOf(control);
+    if (status !== waiting) throw new Error(`QEMU waits for no state: its machine is ${status}`);
+    await giveState({ sockets, control }, from);
+  } finally {
+    from.destroy();
+  }
+  await qmp(control, "cont");
+}
+
+async function giveState({ sockets, control }: Sockets, from: Readable): Promise<void> {
   const socket = connect(join(sockets, incoming));
   await once(socket, "connect");
   // QEMU closes when it has read the last byte, which may be before that is known to be written: no fault of its own.
   const fault = await pipeline(from, socket).catch((error: unknown) => error);
   try {
-    while ((await statusOf(control)) === "inmigrate") await sleep(pollMs);
+    while ((await statusOf(control)) === waiting) await sleep(pollMs);
   } catch (error) {
     // It has ended, as it does with a state that it cannot take.
     throw fault ?? error;
   }
-  await qmp(control, "cont");
 }
 
 async function statusOf(control: string): Promise<string> {
