@@ -170,6 +170,34 @@ async function written(...names: readonly string[]): Promise<string[]> {
   return await Promise.all(names.map((name) => sh(`sync && head -c 1 /perm/${name} | tr '\\0' 0`)));
 }
 
+const forms = [
+  ["QEMU", qemu],
+  ["Firecracker", firecracker],
+] as const;
+
+for (const [name, programOf] of forms)
+  describe(`a program in the place of ${name}, whatever it is`, { timeout: 120_000 }, () => {
+    test("fills its own memory with what it writes, and nothing else", async () => {
+      const attempt = "run /usr/bin/dd if=/dev/urandom of=/run/big bs=1M count=64";
+      const program = await probeInPlaceOf(capsule, await programOf(), [attempt, "echo"]);
+      probe = await JailedProgram.start(capsule, { name: "probe", program, user, memoryBytes: 32 * MiB });
+      // The kernel ends the one that writes, or the program itself.
+      await until("it is stopped", async () => await sh("cat /run/probe/monitor.exit || grep big /run/probe/said"));
+      const written = Number(await sh("stat -c %s /run/probe/root/run/big"));
+      assert.ok(written > 0 && written <= 32 * MiB, `${written} bytes`);
+    });
+
+    test("cannot fill the disk with what it says", async () => {
+      const attempts = Array.from({ length: 6 }, () => "run /usr/bin/seq 200000");
+      const program = await probeInPlaceOf(capsule, await programOf({ network: undefined }), attempts);
+      probe = await JailedProgram.start(capsule, { name: "probe", program, user });
+      await until("it has said all", async () => await sh("cat /run/probe/monitor.exit"));
+      const sizes = (await sh("stat -c %s /run/probe/said*")).trim().split("\n").map(Number);
+      assert.equal(sizes.length, 2);
+      assert.ok(Math.max(...sizes) <= MiB + 32 * 1024 && Math.max(...sizes) > MiB / 2, sizes.join(" "));
+    });
+  });
+
 describe("a program in the place of QEMU", { timeout: 120_000 }, () => {
   test("has its disks as they were given, its interface, and no way to more", async () => {
     const allowed: Expected = [

@@ -9,6 +9,8 @@ export interface JailedOptions {
   readonly program: Program;
   /** User and group. */
   readonly user: number;
+  /** Limit of its control group, in bytes; none when it is not said. */
+  readonly memoryBytes?: number;
 }
 
 export class JailedProgram {
@@ -25,7 +27,8 @@ export class JailedProgram {
     this.pid = pid;
   }
 
-  static async start(capsule: TestCapsule, { name, user, program }: JailedOptions): Promise<JailedProgram> {
+  static async start(capsule: TestCapsule, options: JailedOptions): Promise<JailedProgram> {
+    const { name, user, program, memoryBytes } = options;
     const { readySocket: _, files = [], ...what } = program;
     const sh = (script: string): Promise<string> => capsule.host.exec(["sh", "-c", script]);
     const dir = `/run/${name}`;
@@ -39,6 +42,11 @@ export class JailedProgram {
         `[ $place != /sys/fs/cgroup ] || break; done`,
     );
     const cgroups = groups.split("\n").filter((line) => line !== "");
+    if (memoryBytes !== undefined)
+      await sh(
+        `for group in ${cgroups.join(" ")}; do for file in memory.limit_in_bytes memory.max; do ` +
+          `[ ! -e $group/$file ] || echo ${memoryBytes} >$group/$file; done; done`,
+      );
     const output = { dir, name: "said", maxBytes: 1024 ** 2, maxFiles: 2 };
     const jail = { filesPrefix: `${dir}/monitor`, root: `${dir}/root`, uid: user, gid: user, cgroups, output };
     await capsule.host.exec(["sh", "-c", `cat >${dir}/monitor.json`], JSON.stringify({ ...what, ...jail }));
