@@ -3,21 +3,21 @@
  * made with it (FIRECRACKER names its program; it needs KVM). Its stand-in is in backends/conformance.test.ts.
  */
 import { existsSync } from "node:fs";
-import { truncate, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { after, before, describe } from "node:test";
 import type { MachineConfig, MicroVmBackend } from "../../packages/capsuled/src/runtime/microvm/backends/backend.ts";
 import {
-  type BackendUnderTest,
   conformsInMachines,
   type MachineState,
-  type MachineUnderTest,
 } from "../../packages/capsuled/src/runtime/microvm/backends/conformance-machine.test-support.ts";
 import { FirecrackerBackend } from "../../packages/capsuled/src/runtime/microvm/backends/firecracker.ts";
 import { firecracker } from "../../packages/capsuled/src/runtime/microvm/backends/firecracker-api.ts";
 import { QemuBackend } from "../../packages/capsuled/src/runtime/microvm/backends/qemu.ts";
 import { qmp } from "../../packages/capsuled/src/runtime/microvm/backends/qmp.ts";
 import { runPaths, userOf } from "../../packages/capsuled/src/runtime/microvm/layout.ts";
+import { conformsInGuests, type GuestBackendUnderTest, type GuestUnderTest } from "../guest/conformance.ts";
+import { makeDisk, makeRootTree } from "../guest/machine.ts";
 import { JailedProgram, until } from "../support/jailed-program.ts";
 import { attachLoop } from "../support/loop.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
@@ -28,17 +28,22 @@ const withoutProgram =
   (process.env["FIRECRACKER"] ?? "") === "" ? "FIRECRACKER names no program of it: only its stand-in was tried" : false;
 
 let capsule: TestCapsule;
-let device: string;
+/** Loop devices: of a root, and of a volume. */
+const devices: string[] = [];
 const ended: JailedProgram[] = [];
 before(async () => {
   capsule = await TestCapsule.start("backends", []);
-  await writeFile(join(capsule.local.perm, "block"), "");
-  await truncate(join(capsule.local.perm, "block"), MiB);
-  device = await attachLoop(capsule, "/perm/block");
+  const { perm } = capsule.local;
+  await makeRootTree(join(perm, "tree"));
+  await mkdir(join(perm, "data/sub/dir"), { recursive: true });
+  await writeFile(join(perm, "data/sub/dir/file"), "content\n");
+  await makeDisk(join(perm, "root.raw"), 64, join(perm, "tree"));
+  await makeDisk(join(perm, "volume.raw"), 16, join(perm, "data"));
+  for (const name of ["root.raw", "volume.raw"]) devices.push(await attachLoop(capsule, `/perm/${name}`));
 });
 after(async () => {
   for (const jailed of ended) await jailed.clear();
-  if (device !== undefined) await capsule.host.exec(["losetup", "--detach", device]);
+  for (const device of devices) await capsule.host.exec(["losetup", "--detach", device]);
   await capsule?.stop();
 });
 
@@ -49,7 +54,7 @@ function realBackend(
   backend: MicroVmBackend,
   accelerator: MachineConfig["accelerator"],
   stateOf: (control: string) => Promise<MachineState>,
-): BackendUnderTest {
+): GuestBackendUnderTest {
   const config: MachineConfig = {
     uid,
     vcpus: 1,
@@ -57,10 +62,7 @@ function realBackend(
     kernel: "/usr/lib/capsule/guest/vmlinux",
     initramfs: "/usr/lib/capsule/guest/initramfs",
     kernelArgs: [],
-    disks: [
-      { path: device, readOnly: false },
-      { path: device, readOnly: true },
-    ],
+    disks: devices.map((path, i) => ({ path, readOnly: i > 0 })),
     network: { tap: "backend-tap", mac: "02:00:00:00:00:01" },
     accelerator,
     isRestored: false,
@@ -68,7 +70,7 @@ function realBackend(
   return {
     backend,
     machine: config,
-    start: async (isRestored): Promise<MachineUnderTest> => {
+    start: async (isRestored): Promise<GuestUnderTest> => {
       const name = `machine-${count++}`;
       // As it is seen from here.
       const sockets = `/proc/${capsule.local.initPid}/root/run/${name}/root/run`;
@@ -79,6 +81,7 @@ function realBackend(
       return {
         paths,
         state: async () => await stateOf(paths.control),
+        ended: async () => await jailed.ended(),
         kill: async () => {
           await jailed.kill();
           if (!ended.includes(jailed)) ended.push(jailed);
@@ -88,7 +91,7 @@ function realBackend(
   };
 }
 
-conformsInMachines("QEMU, emulated", () =>
+const qemu = (): GuestBackendUnderTest =>
   realBackend(new QemuBackend(), "tcg", async (control) => {
     const { status } = (await qmp(control, "query-status")) as { status: string };
     const states: Readonly<Record<string, MachineState>> = {
@@ -100,14 +103,20 @@ conformsInMachines("QEMU, emulated", () =>
     const state = states[status];
     if (state === undefined) throw new Error(`it is ${status}`);
     return state;
-  }),
-);
+  });
+
+const realFirecracker = (): GuestBackendUnderTest =>
+  realBackend(new FirecrackerBackend(() => "kvm"), "kvm", async (control) => {
+    const { state } = (await firecracker(control, "GET", "/")) as { state: "Not started" | "Running" | "Paused" };
+    return ({ "Not started": "waits", Running: "runs", Paused: "stands still" } as const)[state];
+  });
+
+describe("QEMU's program", () => {
+  conformsInMachines("QEMU, emulated", qemu);
+  conformsInGuests("QEMU, emulated", qemu);
+});
 
 describe("Firecracker's program", { skip: withoutProgram }, () => {
-  conformsInMachines("Firecracker", () =>
-    realBackend(new FirecrackerBackend(() => "kvm"), "kvm", async (control) => {
-      const { state } = (await firecracker(control, "GET", "/")) as { state: "Not started" | "Running" | "Paused" };
-      return ({ "Not started": "waits", Running: "runs", Paused: "stands still" } as const)[state];
-    }),
-  );
+  conformsInMachines("Firecracker", realFirecracker);
+  conformsInGuests("Firecracker", realFirecracker);
 });

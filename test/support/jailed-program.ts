@@ -72,6 +72,11 @@ export class JailedProgram {
   async kill(): Promise<string> {
     const script = `[ -e ${this.#dir}/monitor.exit ] || kill -9 ${this.pid} || true`;
     await this.#capsule.host.exec(["sh", "-c", script]);
+    return await this.ended();
+  }
+
+  /** Waits until it has ended by itself; returns the note, such as `exit 0`. */
+  async ended(): Promise<string> {
     return await until("its end is noted", async () =>
       (await this.#capsule.host.exec(["cat", `${this.#dir}/monitor.exit`])).trim(),
     );

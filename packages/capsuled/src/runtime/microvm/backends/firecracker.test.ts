@@ -2,10 +2,11 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { test } from "node:test";
 import { runPaths } from "../layout.ts";
-import type { MachineConfig } from "./backend.ts";
+import type { MachineConfig, Node, Program } from "./backend.ts";
 import { FirecrackerBackend, program } from "./firecracker.ts";
 import { configurationOf } from "./firecracker-config.ts";
 import { faultIn, faultInMachine, fullVmConfiguration } from "./firecracker-schema.test-support.ts";
+import { startOf } from "./firecracker-start.test-support.ts";
 
 const config: MachineConfig = {
   uid: "3f0c6f1e-0000-4000-8000-000000000001",
@@ -99,6 +100,22 @@ test("its jail has what it opens itself, and nothing else", () => {
     files.map(({ at, content }) => [at, JSON.parse(content)]),
     [["/run/config.json", configurationOf(config)]],
   );
+});
+
+test("the stand-in starts from that, and not from less", () => {
+  const program = backend.program(config, paths);
+  assert.deepEqual(startOf(program), { state: "Running", memoryBytes: 201 * 1024 ** 2, interfaces: ["eth0"] });
+  const nodes = (change: (node: Node) => Node[]): Program => ({ ...program, nodes: program.nodes.flatMap(change) });
+  const without = (at: string): Program => nodes((node) => (node.at === at ? [] : [node]));
+  for (const at of ["/dev/kvm", "/dev/disk1", "/dev/net/tun"])
+    assert.throws(() => startOf(without(at)), { message: `${at}: No such file or directory` });
+  assert.throws(() => startOf(nodes((node) => [{ ...node, readOnly: true }])), /\/dev\/kvm: Permission denied/);
+  assert.throws(() => startOf({ ...program, opensTap: false }), /Open tap device failed: tap1/);
+  assert.throws(() => startOf({ ...program, tap: "tap2" }), /Open tap device failed: tap1/);
+  assert.throws(() => startOf({ ...program, readOnly: [] }), /vmlinux: No such file/);
+  assert.throws(() => startOf({ ...program, files: [] }), /config.json: No such file/);
+  assert.throws(() => startOf({ ...program, argv: [...program.argv, "--no-such", "x"] }), /'--no-such' which wasn't/);
+  assert.throws(() => startOf({ ...program, argv: [...program.argv, "--id", "two"] }), /more than once/);
 });
 
 test("a machine that is restored is not configured", () => {
