@@ -55,6 +55,10 @@ export interface ConnectOptions {
   readonly fingerprint: string | undefined;
   /** How long a call that is no stream may take. */
   readonly callTimeoutMs?: number;
+  /** Gives up a connection that is being made. */
+  readonly signal?: AbortSignal;
+  /** That tokens follow: where several capsules are called, each has its own. */
+  readonly clock?: Clock;
   /** While a call is under way; in milliseconds. */
   readonly ping?: { readonly intervalMs: number; readonly timeoutMs: number };
 }
@@ -69,8 +73,10 @@ export async function connect({
   fingerprint: pinned,
   callTimeoutMs = defaultCallTimeoutMs,
   ping = defaultPing,
+  signal: givenUp,
+  clock = sharedClock,
 }: ConnectOptions): Promise<Connection> {
-  const socket = await openSocket(host, key);
+  const socket = await openSocket(host, key, givenUp);
   const fingerprint = createHash("sha256").update(socket.getPeerCertificate(false).raw).digest("hex");
   if (pinned !== undefined && pinned !== fingerprint) {
     socket.destroy();
@@ -94,7 +100,7 @@ export async function connect({
   } as ConstructorParameters<typeof Http2SessionManager>[2]);
   let subject: TokenSubject | undefined;
   const withToken: Interceptor = (next) => async (request) => {
-    if (subject !== undefined) request.header.set("authorization", `Bearer ${signToken(subject, now())}`);
+    if (subject !== undefined) request.header.set("authorization", `Bearer ${signToken(subject, clock.now())}`);
     return await next(request);
   };
   const base = createGrpcTransport({
@@ -143,18 +149,31 @@ export async function connect({
   };
 }
 
-let offsetMs = 0;
+/** What a capsule takes for the time: our clock is wrong, or its. */
+export class Clock {
+  #offsetMs = 0;
 
-/** Tokens follow the capsule's clock from here on: ours is wrong, or its. */
+  follow(time: Date): void {
+    this.#offsetMs = time.getTime() - Date.now();
+  }
+
+  now(): Date {
+    return new Date(Date.now() + this.#offsetMs);
+  }
+}
+
+const sharedClock = new Clock();
+
+/** Tokens follow the capsule's clock from here on. */
 export function useCapsuleTime(time: Date): void {
-  offsetMs = time.getTime() - Date.now();
+  sharedClock.follow(time);
 }
 
-function now(): Date {
-  return new Date(Date.now() + offsetMs);
-}
-
-async function openSocket(host: string, key: ClientKey | undefined): Promise<TLSSocket> {
+async function openSocket(
+  host: string,
+  key: ClientKey | undefined,
+  givenUp: AbortSignal | undefined,
+): Promise<TLSSocket> {
   const at = host.lastIndexOf(":");
   const name = host.slice(0, at).replace(/^\[|\]$/g, "");
   const socket = tlsConnect({
@@ -172,6 +191,9 @@ async function openSocket(host: string, key: ClientKey | undefined): Promise<TLS
       () => socket.destroy(new Error(`no answer within ${connectTimeoutMs / 1000} s`)),
       connectTimeoutMs,
     );
+    const giveUp = (): void => void socket.destroy(new Error("it was given up"));
+    givenUp?.addEventListener("abort", giveUp, { once: true });
+    socket.once("close", () => givenUp?.removeEventListener("abort", giveUp));
     socket.once("secureConnect", () => {
       clearTimeout(timer);
       socket.setNoDelay(true);

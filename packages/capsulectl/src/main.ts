@@ -6,6 +6,7 @@ import { addCapsuleCommands } from "./commands/capsule.ts";
 import { addCompletionCommands } from "./commands/completion.ts";
 import { addContextCommands } from "./commands/context.ts";
 import { addCopyCommand } from "./commands/copy.ts";
+import { addDashboardCommand } from "./commands/dashboard.ts";
 import { addImageCommands } from "./commands/image.ts";
 import { addKeyCommands } from "./commands/key.ts";
 import { addPoolCommands } from "./commands/pool.ts";
@@ -37,6 +38,7 @@ export function buildProgram(): Command {
   addPoolCommands(program);
   addImageCommands(program);
   addCapsuleCommands(program);
+  addDashboardCommand(program);
   addKeyCommands(program);
   addCompletionCommands(program, buildProgram);
   addGlobals(program);

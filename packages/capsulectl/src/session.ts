@@ -88,9 +88,9 @@ export async function followClock(identity: Capsule["identity"]): Promise<void> 
 }
 
 /** Makes tokens fit the clock that the capsule told: one of the two may be wrong. */
-export function followTime(time: Timestamp | undefined): void {
+export function followTime(time: Timestamp | undefined, follow: (time: Date) => void = useCapsuleTime): void {
   if (time !== undefined && Math.abs(timestampDate(time).getTime() - Date.now()) > toleratedSkewMs)
-    useCapsuleTime(timestampDate(time));
+    follow(timestampDate(time));
 }
 
 export function capsuleOf(name: string, connection: Connection): Capsule {
