@@ -20,7 +20,12 @@ export class Screen {
 
   constructor(program: string, args: readonly string[], { columns, rows, env }: ScreenOptions) {
     this.#terminal = new headless.Terminal({ cols: columns, rows, allowProposedApi: true });
-    this.#pty = spawn(program, [...args], { name: "xterm-256color", cols: columns, rows, env: { ...env } });
+    this.#pty = spawn(program, [...args], {
+      name: env["TERM"] ?? "xterm-256color",
+      cols: columns,
+      rows,
+      env: { ...env },
+    });
     this.pid = this.#pty.pid;
     this.#pty.onData((data) => {
       this.written += data;
@@ -71,12 +76,8 @@ export class Screen {
     }
   }
 
-  signal(name: string): void {
-    process.kill(this.pid, name);
-  }
-
-  /** As when the connection of a terminal is lost: the kernel hangs up. */
-  hangUp(): void {
-    this.#pty.kill("SIGHUP");
+  /** As when the connection of a terminal is lost: nobody has its other end any more. */
+  kill(): void {
+    this.#pty.kill("SIGKILL");
   }
 }
