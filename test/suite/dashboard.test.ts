@@ -152,7 +152,7 @@ test("of a log that grows faster than can be read shows the newest, and stays in
 test("is drawn anew in another size, and says when a terminal is too small", async () => {
   const screen = await startShown();
   screen.resize(120, 40);
-  await see(screen, /CPU.* {2}MEM.* {2}POOL.* {2}NET/, "four graphs beside each other");
+  await see(screen, /^ CPU .* MEM .* POOL .* NET /m, "four graphs beside each other");
   assert.match(screen.rows[39] ?? "", /^ q quit/);
   screen.resize(60, 20);
   await see(screen, /This terminal has 60 columns and 20 rows,\s+the dashboard needs 80 and 24/, "what is needed");
@@ -210,6 +210,23 @@ test("says why a capsule cannot be reached, and goes on by itself when it can", 
   await see(screen, /·/, "the gap");
   screen.type("l");
   await see(screen, /line [0-9]+/, "the log again");
+  screen.type("q");
+  await assertRestored(screen, 0);
+});
+
+test("tells a capsule that says nothing from one that is gone", async () => {
+  const screen = await startShown();
+  const pid = await capsule.capsuledPid();
+  // Its kernel still takes what is sent to it.
+  await capsule.host.exec(["kill", "-STOP", String(pid)]);
+  try {
+    await see(screen, / {2}SILENT for [0-9]+s/, "silent");
+    await see(screen, /UNREACHABLE for \S+ .*: the connection was lost/, "given up");
+    await see(screen, /UNREACHABLE for [0-9]+s, .*: no answer within 10 s/, "that it does not answer");
+  } finally {
+    await capsule.host.exec(["kill", "-CONT", String(pid)]);
+  }
+  await see(screen, / {2}up {2}.*2 of 2 running/, "up again");
   screen.type("q");
   await assertRestored(screen, 0);
 });

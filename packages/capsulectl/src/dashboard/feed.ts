@@ -1,6 +1,7 @@
 /** What a capsule tells, for as long as the dashboard is open: a connection, made again whenever it is lost. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { ConnectError } from "@connectrpc/connect";
 import type { ClientKey, Context } from "../config.ts";
 import { Clock, connect } from "../connection.ts";
 import { CliError } from "../errors.ts";
@@ -128,7 +129,7 @@ export function reasonOf(error: unknown, host: string): string {
   const shown = toCliError(error, host);
   const { cause } = shown;
   // What the network said, without what is around it for other verbs.
-  const text =
-    shown instanceof CliError && cause instanceof Error && "syscall" in cause ? cause.message : shown.message;
+  const isNetworks = shown instanceof CliError && cause instanceof Error && !(cause instanceof ConnectError);
+  const text = isNetworks ? cause.message : shown.message;
   return text.replaceAll(` ${host}`, "");
 }

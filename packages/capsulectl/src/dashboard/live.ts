@@ -75,9 +75,18 @@ export async function once(targets: readonly Target[], key: ClientKey | undefine
 }
 
 function feedsOf(targets: readonly Target[], key: ClientKey | undefined, apply: (message: Message) => void): Feed[] {
-  return targets.map(
-    (target, capsule) => new Feed(target, key, (of) => apply({ kind: "feed", capsule, of, at: Date.now() })),
-  );
+  return targets.map((target, capsule) => {
+    return new Feed(target, key, (of) => {
+      try {
+        apply({ kind: "feed", capsule, of, at: Date.now() });
+      } catch (error) {
+        // A fault of ours would be shown as one of the connection, again and again: it ends the program.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
+    });
+  });
 }
 
 function nameOf({ name, context }: Target): { name: string; host: string } {

@@ -32,8 +32,23 @@ export async function followLog(
   }
 }
 
-/** Answers why it does not go on. */
+/** Answers why it does not go on; the call has ended then. */
 async function readLog(
+  name: string,
+  capsule: Capsule,
+  send: (message: LogMessage) => void,
+  stopped: AbortSignal,
+): Promise<string> {
+  // Leaving a loop over its messages does not end a call (connect 2.2): it would go on filling its window, unread.
+  const call = new AbortController();
+  try {
+    return await readLines(name, capsule, send, AbortSignal.any([stopped, call.signal]));
+  } finally {
+    call.abort();
+  }
+}
+
+async function readLines(
   name: string,
   { workloads }: Capsule,
   send: (message: LogMessage) => void,
@@ -54,7 +69,6 @@ async function readLog(
       send({ kind: "note", note: "" });
     }
     second.bytes += block.length;
-    // Leaving the loop ends the call.
     if (second.bytes > mostBytesPerSecond) return "it grows faster than can be read, lines are left out";
   }
   return "it has ended";

@@ -19,14 +19,15 @@ const joining = /[\u{fe00}-\u{fe0f}\u{1f3fb}-\u{1f3ff}]/u;
  */
 export function plain(text: string): string {
   const short = stripVTControlCharacters(text.slice(0, mostCharacters)).normalize("NFC");
-  let out = "";
+  const out: string[] = [];
   let marks = 0;
   for (const character of short) {
     if (joining.test(character)) continue;
     marks = mark.test(character) ? marks + 1 : 0;
-    if (marks <= mostMarks) out += steering.test(character) ? " " : character;
+    if (marks <= mostMarks) out.push(steering.test(character) ? " " : character);
   }
-  return out;
+  // One piece of memory of its own: a part of a text would keep the whole of it.
+  return out.join("");
 }
 
 /** Cells that a plain text takes. */
