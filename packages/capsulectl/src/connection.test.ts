@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { connect as connectHttp2 } from "node:http2";
-import type { AddressInfo, Socket } from "node:net";
+import { type AddressInfo, createServer as createTcpServer, type Socket } from "node:net";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createServer, type Server } from "node:tls";
@@ -95,6 +95,23 @@ test("another server than the pinned one is refused before a byte is sent", asyn
 
 test("nobody there", async () => {
   await assert.rejects(connect({ host: "127.0.0.1:1", key: undefined, fingerprint: undefined }), /cannot be reached/);
+});
+
+test("a connection that is being made can be given up, and one that stands is not touched", async () => {
+  const mute = createTcpServer((socket) => socket.on("error", () => undefined));
+  await new Promise<void>((done) => mute.listen(0, "127.0.0.1", done));
+  const address = `127.0.0.1:${(mute.address() as AddressInfo).port}`;
+  for (const signal of [AbortSignal.abort(), AbortSignal.timeout(50)]) {
+    const making = connect({ host: address, key: undefined, fingerprint: undefined, signal });
+    await assert.rejects(making, /it was given up/);
+  }
+  mute.close();
+  const later = new AbortController();
+  const connection = await connect({ host, key: undefined, fingerprint: undefined, signal: later.signal });
+  later.abort();
+  const call = connection.client(IdentityService).getIdentity({}, { timeoutMs: 100 });
+  await assert.rejects(call, /timed out/);
+  connection.close();
 });
 
 test("another session of the process may send before it is connected", async () => {

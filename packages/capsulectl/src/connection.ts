@@ -192,16 +192,20 @@ async function openSocket(
       connectTimeoutMs,
     );
     const giveUp = (): void => void socket.destroy(new Error("it was given up"));
-    givenUp?.addEventListener("abort", giveUp, { once: true });
-    socket.once("close", () => givenUp?.removeEventListener("abort", giveUp));
-    socket.once("secureConnect", () => {
+    const settled = (): void => {
       clearTimeout(timer);
+      givenUp?.removeEventListener("abort", giveUp);
+    };
+    if (givenUp?.aborted === true) giveUp();
+    givenUp?.addEventListener("abort", giveUp);
+    socket.once("secureConnect", () => {
+      settled();
       socket.setNoDelay(true);
       resolve(socket);
     });
     // It stays when the socket is handed on: one that nobody hears would end the program.
     socket.on("error", (error: NodeJS.ErrnoException) => {
-      clearTimeout(timer);
+      settled();
       const hint = error.code === "ECONNREFUSED" ? ". Does the capsule run?" : "";
       reject(new CliError(`${host} cannot be reached: ${error.message}${hint}`, exitCode.failed, { cause: error }));
     });

@@ -124,6 +124,13 @@ test("docs/dashboard.md shows these screens", () => {
   );
 });
 
+test("the help is whole in the smallest screen, and every key line too", () => {
+  for (const view of [{ kind: "help" }, { kind: "all" }, { kind: "large" }] as const) {
+    const texts = screen(after(aModel(), view), small);
+    assert.doesNotMatch(view.kind === "help" ? texts.join("\n") : (texts[23] ?? ""), /…/);
+  }
+});
+
 test("a capsule that cannot be reached says why and when it is tried again", () => {
   assert.deepEqual(screen(after(aModel(), { kind: "capsule", by: 1 }), small).slice(0, 3), [
     " Capsule  1 nuc-1 [2 nuc-2!]",

@@ -4,6 +4,7 @@
  */
 import { emitKeypressEvents, type Key } from "node:readline";
 import { onInterrupt } from "../interrupt.ts";
+import { note } from "../output.ts";
 import type { Size } from "./layout.ts";
 import { type Line, type Look, rendered } from "./line.ts";
 
@@ -37,7 +38,7 @@ export class Terminal {
     const leave = (): void => this.leave();
     const crash = (error: unknown): void => {
       leave();
-      process.stderr.write(`capsulectl: the dashboard failed: ${String(error)}. This is a fault of capsulectl.\n`);
+      note(`capsulectl: the dashboard failed: ${String(error)}. This is a fault of capsulectl.`);
       if (process.env["CAPSULE_DEBUG"] !== undefined) console.error(error);
       process.exit(1);
     };
