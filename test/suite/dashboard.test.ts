@@ -290,11 +290,41 @@ test("has colours unless NO_COLOR is set, and ASCII where the locale is not UTF-
   assert.doesNotMatch(plain.written, /[^\p{ASCII}]/u);
 });
 
-/** A context whose capsule is not there. */
+test("follows several capsules at once, and tells one that is not what it was", async () => {
+  addContext("twin", {});
+  addContext("false", { fingerprint: "0".repeat(64) });
+  const screen = await startShown(["--capsule", "test,twin,false"]);
+  screen.type("0");
+  await see(
+    screen,
+    /^> 1 test .*[0-9]+% .*2\/2 {2}up\s+2 twin .*[0-9]+% .*2\/2 {2}up\s+3 false .* DOWN/m,
+    "both, and what is wrong",
+  );
+  screen.type("\u001b[B\r");
+  await see(screen, /\[2 twin\](.*\n)+> evil +RUNNING/, "the second");
+  screen.type("l");
+  await see(screen, /line [0-9]+/, "a log of the second");
+  screen.type("3");
+  screen.resize(200, 30);
+  await see(
+    screen,
+    /UNREACHABLE .* is not the capsule that you adopted: its fingerprint is/,
+    "why the third is not shown",
+  );
+  screen.type("q");
+  await assertRestored(screen, 0);
+});
+
+/** The port of "away" is nobody's. */
 function addAway(): void {
+  addContext("away", { host: "127.0.0.1:1" });
+}
+
+/** As the context of the capsule, but for what is given. */
+function addContext(name: string, but: { readonly host?: string; readonly fingerprint?: string }): void {
   const path = join(capsule.configHome, "capsule/config.yaml");
   const config = JSON.parse(readFileSync(path, "utf8")) as { contexts: Record<string, object> };
-  config.contexts["away"] = { ...config.contexts["test"], host: "127.0.0.1:1" };
+  config.contexts[name] = { ...config.contexts["test"], ...but };
   writeFileSync(path, JSON.stringify(config));
 }
 

@@ -166,7 +166,7 @@ export function inOrder({ workloads }: CapsuleModel, order: Order): readonly Wor
   return [...workloads].sort((a, b) => of(b) - of(a));
 }
 
-/** Of its log, events or both: how many lines the panel has to show. */
+/** How many lines there are for the panel, whether it has room for them or not. */
 export function panelLength(model: Model): number {
   return model.panel === "events" ? shownCapsule(model).events.length : (model.logs?.lines.length ?? 0);
 }

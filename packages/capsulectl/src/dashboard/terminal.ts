@@ -99,8 +99,8 @@ export function lookOf(env: Readonly<Record<string, string | undefined>>): Look 
   return { colours: (env["NO_COLOR"] ?? "") === "", unicode: /utf-?8/i.test(locale) };
 }
 
-// biome-ignore lint/suspicious/noExplicitAny: listeners of any event
-function listen(on: NodeJS.EventEmitter, event: string, listener: (...args: any[]) => void): () => void {
-  on.on(event, listener);
-  return () => void on.off(event, listener);
+function listen(on: NodeJS.EventEmitter, event: string, listener: (...args: never[]) => void): () => void {
+  const heard = listener as (...args: unknown[]) => void;
+  on.on(event, heard);
+  return () => void on.off(event, heard);
 }
