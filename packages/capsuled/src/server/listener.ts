@@ -72,10 +72,17 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       settings: { maxConcurrentStreams: 250, initialWindowSize: streamWindowBytes },
     },
     (request, response) => {
-      const known = gate.keyOf(peerOf(request).certificate) !== undefined;
-      const bulk = known ? bulkForKnown(request) : undefined;
-      if (bulk !== undefined) bulk(request, response);
-      else (known ? forKnown : forStrangers)(request, response);
+      try {
+        const known = gate.keyOf(peerOf(request).certificate) !== undefined;
+        const bulk = known ? bulkForKnown(request) : undefined;
+        if (bulk !== undefined) bulk(request, response);
+        else (known ? forKnown : forStrangers)(request, response);
+      } catch (error) {
+        // The library makes a URL of what the request names as host, and throws when it is none, such as an IPv6 address
+        // without brackets (seen with connect-node 2.2). Nobody else would catch it, and capsuled would end.
+        log.debug({ err: error }, "a request could not be understood");
+        response.writeHead(400).end();
+      }
     },
   );
   server.maxConnections = maxConnections;

@@ -4,7 +4,9 @@
  */
 import assert from "node:assert/strict";
 import { createPublicKey, type KeyObject, randomBytes } from "node:crypto";
+import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
+import { connect as connectHttp2 } from "node:http2";
 import { connect as connectTcp } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -327,6 +329,30 @@ describe("the gate", () => {
     for (const ALPNProtocols of [["h2"], ["http/1.1"]]) {
       const open = () => connectTls({ port, host: "127.0.0.1", rejectUnauthorized: false, ALPNProtocols });
       for (let i = 0; i < 10; i++) await garbage(open(), "secureConnect");
+    }
+    assert.equal(await attempt(adopted, clients.viewer, WorkloadService.method.listWorkloads), "in");
+  });
+
+  it("answers a request for a host that cannot be one with 400, and goes on", async () => {
+    const { port } = adopted.server;
+    const options = { port, host: "127.0.0.1", rejectUnauthorized: false };
+    for (const authority of ["fe80::1:50000", "x:999999", "[::1"]) {
+      const session = connectHttp2(`https://127.0.0.1:${port}`, { rejectUnauthorized: false });
+      const headers = {
+        ":authority": authority,
+        ":path": "/capsule.v1.IdentityService/GetIdentity",
+        ":method": "POST",
+      };
+      const [{ ":status": status }] = (await once(session.request(headers).end(), "response")) as [
+        { ":status": number },
+      ];
+      session.destroy();
+      assert.equal(status, 400, authority);
+      const socket = connectTls({ ...options, ALPNProtocols: ["http/1.1"] });
+      socket.write(`GET / HTTP/1.1\r\nHost: ${authority}\r\nConnection: close\r\n\r\n`);
+      const [line] = (await once(socket, "data")) as [Buffer];
+      socket.destroy();
+      assert.match(line.toString(), /^HTTP\/1\.1 40[04] /, authority);
     }
     assert.equal(await attempt(adopted, clients.viewer, WorkloadService.method.listWorkloads), "in");
   });
