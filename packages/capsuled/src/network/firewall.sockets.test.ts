@@ -26,6 +26,31 @@ const UDP = `
   u.on("message", (d) => { console.log(String(d)); process.exit(); }).send("?", process.argv[2], process.argv[1]);
   setTimeout(() => { console.log("timeout"); process.exit(); }, 1500);`;
 
+/** Answers multicast DNS' group and port of both families, and tells whom. */
+const MDNS = `
+  const { createSocket } = require("dgram");
+  for (const [type, group, on] of [["udp4", "224.0.0.251", "0.0.0.0"], ["udp6", "ff02::fb", "::%"]]) {
+    const u = createSocket({ type, reuseAddr: true, ipv6Only: type === "udp6" });
+    u.on("message", (_, from) => u.send("heard", from.port, from.address));
+    u.bind(5353, () => {
+      for (const link of ["eth0", "capsule0"]) {
+        const own = require("os").networkInterfaces()[link].find(({ family }) => family === "IPv4").address;
+        u.addMembership(group, type === "udp4" ? own : on + link);
+      }
+      if (type === "udp6") console.log("ready");
+    });
+  }`;
+const ASK = `
+  const { createSocket } = require("dgram");
+  const [, type, to, link] = process.argv;
+  const u = createSocket(type).on("message", (d) => { console.log(String(d)); process.exit(); });
+  u.bind(() => {
+    const own = require("os").networkInterfaces()[link].find(({ family }) => family === "IPv4").address;
+    u.setMulticastInterface(type === "udp4" ? own : "::%" + link);
+    u.send("?", 5353, to);
+  });
+  setTimeout(() => { console.log("timeout"); process.exit(); }, 1000);`;
+
 const root = process.getuid?.() === 0;
 
 describe("the firewall in the kernel", { skip: root ? false : "needs root for network namespaces" }, () => {
@@ -138,6 +163,24 @@ describe("the firewall in the kernel", { skip: root ? false : "needs root for ne
   it("lets nobody outside reach a port that is not mapped, also with a route to the workloads", () => {
     run(outside, "ip", "route", "add", subnets.cidr4, "via", "192.0.2.1");
     assert.equal(tcp(outside, a.ipv4, 80), "timeout");
+  });
+
+  it("lets multicast DNS in from the network, and not from workloads", async () => {
+    const [tool = "", ...args] = [...enter(capsule), process.execPath, "-e", MDNS];
+    const listener = spawn(tool, args, { stdio: ["ignore", "pipe", "inherit"] });
+    children.push(listener);
+    await once(listener.stdout, "data");
+    const ask = (pid: number, type: string, to: string) => run(pid, process.execPath, "-e", ASK, type, to, "eth0");
+    assert.equal(ask(outside, "udp4", "224.0.0.251"), "heard");
+    assert.equal(ask(outside, "udp6", "ff02::fb"), "heard");
+    assert.equal(ask(outside, "udp4", "192.0.2.1"), "heard");
+    for (const [type, to] of [
+      ["udp4", "224.0.0.251"],
+      ["udp6", "ff02::fb"],
+      ["udp4", subnets.gateway4],
+      ["udp4", "192.0.2.1"],
+    ] as const)
+      assert.equal(ask(pidB, type, to), "timeout", `${type} to ${to}`);
   });
 
   it("drops what a workload sends from an address or a MAC that is not its own", () => {

@@ -62,6 +62,15 @@ describe("the compiled firewall", () => {
     assert.doesNotMatch(compile({ ...empty, uplink: undefined }), /saddr (10|fd).* masquerade/);
   });
 
+  it("takes no multicast DNS from workloads, and takes it from every other link", () => {
+    const input = /chain input \{[^}]*\}/.exec(rules(workload(0)))?.[0] ?? "";
+    assert.match(input, /hook input priority filter; policy accept;/);
+    assert.deepEqual(
+      input.match(/.*udp dport.*/g)?.map((line) => line.trim()),
+      ['iifname "capsule0" udp dport 5353 drop'],
+    );
+  });
+
   it("ties link, MAC and address of a workload together", () => {
     const text = rules(workload(0));
     assert.match(text, /"c-waaaaaaaaaaaa" \. 02:ca:0a:40:00:02 \. 10\.64\.0\.2,/);

@@ -11,6 +11,9 @@ import { CapsuleError } from "../errors.ts";
 import { macOf } from "./allocator.ts";
 import { checkedInterface, LINK_PREFIX, linkName } from "./names.ts";
 
+/** Multicast DNS. */
+const mdnsPort = 5353;
+
 export interface NetworkState {
   readonly bridge: string;
   /** Interface of the default route; undefined while there is none: then nothing is masqueraded. */
@@ -115,6 +118,12 @@ ${elements(maps.one6)}  }
     oifname ${bridge} ip saddr 127.0.0.0/8 masquerade
     oifname ${bridge} ip6 saddr ::1 masquerade
 ${masquerade.join("\n")}
+  }
+  # Who the capsule is, and who else is on its network, is for the people there: by multicast DNS it speaks with them
+  # (system/discovery), and never with its workloads.
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname ${bridge} udp dport ${mdnsPort} drop
   }
   # From outside only mapped ports are reachable, also for a neighbour that sets a route to the workloads.
   chain forward {

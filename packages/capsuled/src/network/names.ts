@@ -10,6 +10,11 @@ export const LINK_PREFIX = "c-";
 /** Name of the bridge of the workloads. */
 export const BRIDGE = "capsule0";
 
+/** Whether an interface of the capsule leads to its workloads only. */
+export function isWorkloadLink(name: string): boolean {
+  return name === BRIDGE || name.startsWith(LINK_PREFIX);
+}
+
 const UID = /^w[a-z2-7]{12}$/;
 const INTERFACE = /^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,14}$/;
 
