@@ -18,6 +18,7 @@ import { loadIdentity, shortId } from "./auth/identity.ts";
 import { ReplayCache } from "./auth/replay.ts";
 import { resetKeysIfAsked } from "./auth/reset.ts";
 import { createLogger } from "./log.ts";
+import { isWorkloadLink } from "./network/names.ts";
 import { Network } from "./network/network.ts";
 import { Pulls } from "./reconcile/pulls.ts";
 import { Reconciler } from "./reconcile/reconciler.ts";
@@ -47,6 +48,7 @@ import { Repairs } from "./storage/volumes/repairs.ts";
 import { VolumeSessions } from "./storage/volumes/sessions.ts";
 import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
+import { Announcer } from "./system/discovery/announcer.ts";
 import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
@@ -205,6 +207,26 @@ if (machine.mode !== "namespace") {
     };
   }, log);
 }
+let isAdopted = store.keys.list().length > 0;
+const announcer = new Announcer({
+  port: server.port,
+  facts: () => ({
+    capsuleId: identity.capsuleId,
+    shortId: shortId(identity.capsuleId),
+    hostname: machine.hostname(),
+    adopted: isAdopted,
+    version: machine.version.version,
+    mode: machine.mode,
+  }),
+  isExcluded: isWorkloadLink,
+  log,
+});
+announcer.start();
+store.changes.subscribe(({ kind }) => {
+  if (kind !== "keys") return;
+  isAdopted = store.keys.list().length > 0;
+  announcer.refresh();
+});
 // The API answers without it, and says of it that it is not there.
 await untilAccepts(containerdSocket);
 await reconciler.start();
@@ -218,6 +240,7 @@ setInterval(collectBases, collectBasesMs).unref();
 const stop = async (): Promise<void> => {
   const goingDown = existsSync(shutdownFile);
   log.info({ goingDown }, "capsuled stops");
+  await announcer.stop();
   await server.stop(1_000);
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();

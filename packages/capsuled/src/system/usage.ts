@@ -1,6 +1,7 @@
 /** Use of the machine: processor, memory, network, disks (proc(5)). */
 import { readFile, statfs } from "node:fs/promises";
 import { cpus, networkInterfaces, totalmem } from "node:os";
+import { isWorkloadLink } from "../network/names.ts";
 
 export interface FilesystemUsage {
   readonly mountPath: string;
@@ -36,7 +37,7 @@ export async function readUsage(): Promise<MachineUsage> {
   for (const line of (dev ?? "").split("\n")) {
     const [name, fields] = line.split(":");
     // Only cards: what workloads send over the bridge and their links would count twice.
-    if (fields === undefined || name === undefined || /^(lo|capsule0|c-.*)$/.test(name.trim())) continue;
+    if (fields === undefined || name === undefined || name.trim() === "lo" || isWorkloadLink(name.trim())) continue;
     const columns = fields.trim().split(/\s+/);
     networkReceiveBytes += BigInt(columns[0] ?? 0);
     networkTransmitBytes += BigInt(columns[8] ?? 0);
@@ -61,9 +62,9 @@ export async function readFilesystems(): Promise<FilesystemUsage[]> {
   );
 }
 
-/** Addresses by which others reach the capsule: not loopback's, not the workloads' bridge. */
+/** Addresses by which others reach the capsule: not loopback's, not those of workloads' links. */
 export function ownAddresses(): string[] {
   return Object.entries(networkInterfaces()).flatMap(([name, addresses]) =>
-    name === "capsule0" ? [] : (addresses ?? []).filter(({ internal }) => !internal).map(({ address }) => address),
+    isWorkloadLink(name) ? [] : (addresses ?? []).filter(({ internal }) => !internal).map(({ address }) => address),
   );
 }
