@@ -1,7 +1,7 @@
 // Bundles capsuled and capsulectl into one file each, under build/bundle. Run by `npm run bundle`.
 
 import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { build, type Plugin } from "esbuild";
 
 const root = join(import.meta.dirname, "..");
@@ -15,14 +15,13 @@ const common = {
   logLevel: "warning",
 } as const;
 
-/** What is loaded once in the life of a key brings a large library: a file of its own beside the program. */
-const certificateApart: Plugin = {
-  name: "certificate-apart",
+/** What is seldom used and brings a library is a file of its own beside the program: keys are made once, capsules found seldom. */
+const apart: Plugin = {
+  name: "apart",
   setup: (bundle) => {
-    bundle.onResolve({ filter: /^\.\/certificate\.ts$/ }, () => ({
-      path: "./capsulectl-certificate.cjs",
-      external: true,
-    }));
+    bundle.onResolve({ filter: /\/(certificate|browse)\.ts$/ }, ({ path, kind }) =>
+      kind === "entry-point" ? undefined : { path: `./capsulectl-${basename(path, ".ts")}.cjs`, external: true },
+    );
   },
 };
 
@@ -52,10 +51,11 @@ const [{ metafile }] = await Promise.all([
     entryPoints: {
       capsulectl: join(root, "packages/capsulectl/src/main.ts"),
       "capsulectl-certificate": join(root, "packages/capsulectl/src/certificate.ts"),
+      "capsulectl-browse": join(root, "packages/capsulectl/src/discovery/browse.ts"),
     },
     outdir: join(root, "build/bundle"),
     outExtension: { ".js": ".cjs" },
-    plugins: [certificateApart],
+    plugins: [apart],
     minifyWhitespace: true,
   }),
 ]);

@@ -65,6 +65,21 @@ export class TestCapsule {
     return await TestCapsule.on(await NamespaceHost.start({ name: unique, stateDir: join(dir, "state") }), dir, images);
   }
 
+  /** One in namespaces that nobody has adopted, without images. */
+  static async startUnadopted(name: string): Promise<TestCapsule> {
+    const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
+    mkdirSync(join(dir, "state"));
+    const unique = `t-${name}-${process.pid.toString(36)}`;
+    const capsule = new TestCapsule(await NamespaceHost.start({ name: unique, stateDir: join(dir, "state") }), dir);
+    try {
+      await capsule.untilServing();
+      return capsule;
+    } catch (error) {
+      await capsule.stop();
+      throw error;
+    }
+  }
+
   /** The same on a virtual machine, whatever $CAPSULE_RUNNER says. */
   static async startMachine(name: string, images: readonly string[]): Promise<TestCapsule> {
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));

@@ -68,5 +68,7 @@ test("hosts in every form", () => {
   assert.equal(parseHost("box"), "box:50000");
   assert.equal(parseHost("10.0.0.1:7"), "10.0.0.1:7");
   assert.equal(parseHost("[::1]"), "[::1]:50000");
-  for (const text of ["", "::1", "a:0", "a:65536", "a/b", "u@h", "a b"]) assert.throws(() => parseHost(text), CliError);
+  assert.equal(parseHost("[fe80::1%eth0.2]:7"), "[fe80::1%eth0.2]:7");
+  for (const text of ["", "[fe80::1%]", "[fe80::1%a/b]", "::1", "a:0", "a:65536", "a/b", "u@h", "a b"])
+    assert.throws(() => parseHost(text), CliError);
 });

@@ -123,9 +123,9 @@ function makeConfigDir(): void {
   chmodSync(configDir(), 0o700);
 }
 
-/** Host and port of what a person wrote: `box`, `box:50000`, `10.0.0.1`, `[::1]:50000`. Throws CliError. */
+/** Host and port of what a person wrote: `box`, `box:50000`, `10.0.0.1`, `[::1]:50000`, `[fe80::1%eth0]`. Throws CliError. */
 export function parseHost(text: string): string {
-  const match = /^(\[[0-9a-fA-F:.]+\]|[^:[\]/@\s]+)(?::([0-9]{1,5}))?$/.exec(text);
+  const match = /^(\[[0-9a-fA-F:.]+(?:%[A-Za-z0-9_.-]+)?\]|[^:[\]/@\s]+)(?::([0-9]{1,5}))?$/.exec(text);
   const port = Number(match?.[2] ?? defaultPort);
   if (match !== null && port >= 1 && port <= 65_535) return `${match[1]}:${port}`;
   throw new CliError(`"${text}" is no host: HOST or HOST:PORT is needed (IPv6 in brackets)`, 2);

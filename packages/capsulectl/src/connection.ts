@@ -13,7 +13,7 @@ import { createGrpcTransport, Http2SessionManager } from "@connectrpc/connect-no
 import type { ClientKey } from "./config.ts";
 import { CliError, exitCode } from "./errors.ts";
 
-const connectTimeoutMs = 10_000;
+const defaultConnectTimeoutMs = 10_000;
 const defaultCallTimeoutMs = 60_000;
 /**
  * A capsule that vanished from the network in the middle of a stream is noticed in the sum of the two. A ping waits behind
@@ -53,6 +53,8 @@ export interface ConnectOptions {
   readonly key: ClientKey | undefined;
   /** Undefined takes any server: only to look at its fingerprint. */
   readonly fingerprint: string | undefined;
+  /** Until TLS stands. */
+  readonly connectTimeoutMs?: number;
   /** How long a call that is no stream may take. */
   readonly callTimeoutMs?: number;
   /** Gives up a connection that is being made. */
@@ -66,28 +68,34 @@ export interface ConnectOptions {
 /** Between the end of a connection and that of its calls, in milliseconds. */
 const lostMs = 500;
 
+/** The capsule is not at this address: nobody answers there, or another one. Nothing was asked of anybody. */
+export class UnreachableError extends CliError {}
+
 /** Connects and checks the server before a byte of a request is sent. Throws CliError. */
 export async function connect({
   host,
   key,
   fingerprint: pinned,
+  connectTimeoutMs = defaultConnectTimeoutMs,
   callTimeoutMs = defaultCallTimeoutMs,
   ping = defaultPing,
   signal: givenUp,
   clock = sharedClock,
 }: ConnectOptions): Promise<Connection> {
-  const socket = await openSocket(host, key, givenUp);
+  const socket = await openSocket(host, key, connectTimeoutMs, givenUp);
   const fingerprint = createHash("sha256").update(socket.getPeerCertificate(false).raw).digest("hex");
   if (pinned !== undefined && pinned !== fingerprint) {
     socket.destroy();
-    throw new CliError(
+    throw new UnreachableError(
       `${host} is not the capsule that you adopted: its fingerprint is ${fingerprint}, and ${pinned} is pinned.\n` +
         "Either the capsule was installed anew, or somebody is in between. If you are sure, run `capsulectl context remove`\n" +
         "and adopt it again, comparing the fingerprint with the one on its console.",
       exitCode.refused,
     );
   }
-  const url = `https://${host}`;
+  // The socket is open, and this name is looked up nowhere. Of an IPv6 address Node's http2 makes no valid one: it leaves the
+  // brackets out; and the name of a link ("%eth0") can be in no URL at all.
+  const url = "https://capsule.internal";
   let used = false;
   const pings = { pingIntervalMs: ping.intervalMs, pingTimeoutMs: ping.timeoutMs };
   const sessionManager = new Http2SessionManager(url, pings, {
@@ -172,6 +180,7 @@ export function useCapsuleTime(time: Date): void {
 async function openSocket(
   host: string,
   key: ClientKey | undefined,
+  timeoutMs: number,
   givenUp: AbortSignal | undefined,
 ): Promise<TLSSocket> {
   const at = host.lastIndexOf(":");
@@ -187,10 +196,7 @@ async function openSocket(
     ...(key === undefined ? {} : { key: key.keyPem, cert: key.certificatePem }),
   });
   return await new Promise((resolve, reject) => {
-    const timer = setTimeout(
-      () => socket.destroy(new Error(`no answer within ${connectTimeoutMs / 1000} s`)),
-      connectTimeoutMs,
-    );
+    const timer = setTimeout(() => socket.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)), timeoutMs);
     const giveUp = (): void => void socket.destroy(new Error("it was given up"));
     const settled = (): void => {
       clearTimeout(timer);
@@ -207,7 +213,9 @@ async function openSocket(
     socket.on("error", (error: NodeJS.ErrnoException) => {
       settled();
       const hint = error.code === "ECONNREFUSED" ? ". Does the capsule run?" : "";
-      reject(new CliError(`${host} cannot be reached: ${error.message}${hint}`, exitCode.failed, { cause: error }));
+      reject(
+        new UnreachableError(`${host} cannot be reached: ${error.message}${hint}`, exitCode.failed, { cause: error }),
+      );
     });
   });
 }

@@ -28,8 +28,12 @@ export function durationOption(text: string): number {
 /** The value of `--wait [duration]` in milliseconds; undefined when it was not given. Throws CliError. */
 export function waitOption(given: string | true | undefined): number | undefined {
   if (given === undefined) return undefined;
-  if (given === true) return defaultWaitMs;
+  return given === true ? defaultWaitMs : timerOption("--wait", given);
+}
+
+/** The value of an option that a timer is set to, in milliseconds. Throws CliError. */
+export function timerOption(name: string, given: string): number {
   const ms = durationOption(given);
   if (ms <= maxTimerMs) return ms;
-  throw new CliError(`--wait=${given}: at most 24d is possible`, exitCode.usage);
+  throw new CliError(`${name}=${given}: at most 24d is possible`, exitCode.usage);
 }

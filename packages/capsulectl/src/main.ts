@@ -7,6 +7,7 @@ import { addCompletionCommands } from "./commands/completion.ts";
 import { addContextCommands } from "./commands/context.ts";
 import { addCopyCommand } from "./commands/copy.ts";
 import { addDashboardCommand } from "./commands/dashboard.ts";
+import { addDiscoverCommand } from "./commands/discover.ts";
 import { addImageCommands } from "./commands/image.ts";
 import { addKeyCommands } from "./commands/key.ts";
 import { addPoolCommands } from "./commands/pool.ts";
@@ -31,6 +32,7 @@ export function buildProgram(): Command {
     .enablePositionalOptions()
     .exitOverride();
   addContextCommands(program);
+  addDiscoverCommand(program);
   addApplyCommands(program);
   addWorkloadCommands(program);
   addCopyCommand(program);

@@ -10,7 +10,7 @@ import {
 } from "@capsule/api";
 import type { Client } from "@connectrpc/connect";
 import { type Context, parseHost, readConfig, readKey } from "./config.ts";
-import { type Connection, connect, useCapsuleTime } from "./connection.ts";
+import { type Connection, connect, UnreachableError, useCapsuleTime } from "./connection.ts";
 import { CliError, exitCode } from "./errors.ts";
 import { metadataOf, reasonOf, toCliError } from "./rpc-errors.ts";
 
@@ -59,10 +59,11 @@ export async function chooseContext(chosen: string | undefined): Promise<{ name:
 /** Runs `work` with the chosen capsule; its RPC errors become errors for people. */
 export async function withCapsule<T>(chosen: string | undefined, work: (capsule: Capsule) => Promise<T>): Promise<T> {
   const { name, context } = await chooseContext(chosen);
-  const { host, capsuleId, fingerprint } = context;
+  let { host } = context;
   const attempt = async (): Promise<T> => {
-    const connection = await connect({ host, key: readKey(), fingerprint });
-    connection.authenticate(capsuleId);
+    const connection = await reach(name, { ...context, host });
+    host = connection.host;
+    connection.authenticate(context.capsuleId);
     try {
       return await work(capsuleOf(name, connection));
     } finally {
@@ -79,6 +80,23 @@ export async function withCapsule<T>(chosen: string | undefined, work: (capsule:
     });
   } catch (error) {
     throw toCliError(error, host);
+  }
+}
+
+/**
+ * Connects to the capsule of a context; where it is now, when it does not answer where it was. The pinned key decides who it
+ * is, at any address. Throws CliError.
+ */
+async function reach(name: string, context: Context): Promise<Connection> {
+  const { host, fingerprint } = context;
+  try {
+    return await connect({ host, key: readKey(), fingerprint });
+  } catch (error) {
+    if (!(error instanceof UnreachableError)) throw error;
+    const { followMoved } = await import("./discovery/follow.ts");
+    const moved = await followMoved(name, context);
+    if (moved === undefined) throw error;
+    return await connect({ host: moved, key: readKey(), fingerprint });
   }
 }
 

@@ -1,7 +1,9 @@
+import { lookup } from "node:dns/promises";
 import { hostname, userInfo } from "node:os";
 import { createInterface } from "node:readline/promises";
 import { durationMs } from "@bufbuild/protobuf/wkt";
 import { IdentityService, Role } from "@capsule/api";
+import { isShortId } from "@capsule/api/mdns/service.ts";
 import { ensureKey, parseHost, readConfig, updateConfig } from "../config.ts";
 import { connect } from "../connection.ts";
 import { CliError, exitCode } from "../errors.ts";
@@ -16,7 +18,7 @@ export async function adopt(
   where: string,
   options: { name?: string; fingerprint?: string; yes?: boolean; keyName?: string },
 ): Promise<void> {
-  const host = parseHost(where);
+  const host = await locate(where);
   const wanted = options.fingerprint === undefined ? undefined : plainFingerprint(options.fingerprint);
   if (options.name !== undefined && !NAME.test(options.name)) {
     throw new CliError(
@@ -62,6 +64,21 @@ export async function adopt(
   } finally {
     connection.close();
   }
+}
+
+/** HOST:PORT of a host, or of the capsule with that short id when no host has such a name. Throws CliError. */
+async function locate(where: string): Promise<string> {
+  const host = parseHost(where);
+  if (!isShortId(where)) return host;
+  const isName = await lookup(where).then(
+    () => true,
+    () => false,
+  );
+  if (isName) return host;
+  const { findByShortId } = await import("../discovery/find.ts");
+  const found = await findByShortId(where);
+  note(`${where} is at ${found}.`);
+  return found;
 }
 
 async function askToTrust(host: string, name: string, shortId: string, fingerprint: string): Promise<void> {

@@ -4,7 +4,9 @@ import { globalsOf } from "../globals.ts";
 export function addContextCommands(program: Command): void {
   program
     .command("adopt <host>")
-    .description("get to know a capsule: pin its fingerprint and, while it is new, enrol your key as its first")
+    .description(
+      "get to know a capsule, by its address or its short id: pin its fingerprint and, while it is new, enrol your key as its first",
+    )
     .option("--name <name>", "name of the context (default: the capsule's host name)")
     .option("--fingerprint <sha256>", "the fingerprint that it must have, as on its console; asks nothing then")
     .option("--yes", "accept whatever fingerprint it has")
