@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { DecodedPacket } from "dns-packet";
 import { repositoryRoot } from "../../image/paths.ts";
 import { run } from "../../image/run.ts";
 import type { Found } from "../../packages/capsulectl/src/discovery/found.ts";
@@ -229,6 +230,75 @@ test("a new host name is told; one that another capsule has gets a number on the
     if (Date.now() > deadline) assert.fail(await log());
   const found = await discovered();
   assert.deepEqual(found.map(({ addresses }) => addresses[0]).sort(), ["192.0.2.1:50000", "192.0.2.2:50000"]);
+});
+
+/** Runs a script of Node on the operator's machine, with dns-packet as `packet`. */
+async function script(text: string): Promise<string> {
+  const path = join(dir, "script.cjs");
+  writeFileSync(
+    path,
+    `const packet = require(${JSON.stringify(join(repositoryRoot, "node_modules/dns-packet"))});\n${text}`,
+  );
+  return await run([...client.enter, process.execPath, path]);
+}
+
+test("who asks by ordinary DNS is answered alone, with the question and for a moment", async () => {
+  const text = await script(`
+    const socket = require("dgram").createSocket("udp4");
+    const answers = [];
+    socket.on("message", (bytes) => answers.push(packet.decode(bytes)));
+    socket.bind(0, () => {
+      socket.setMulticastInterface("192.0.2.10");
+      const questions = [{ type: "PTR", name: "_capsule._tcp.local" }];
+      socket.send(packet.encode({ type: "query", id: 4711, questions }), 5353, "224.0.0.251");
+    });
+    setTimeout(() => { console.log(JSON.stringify(answers)); process.exit(); }, 1500);`);
+  const answers = JSON.parse(text) as DecodedPacket[];
+  assert.equal(answers.length, 2, text);
+  for (const { id, questions, answers: said } of answers) {
+    assert.equal(id, 4711);
+    assert.equal(questions?.[0]?.name, "_capsule._tcp.local");
+    assert.ok(
+      said?.every((one) => "ttl" in one && (one.ttl ?? 99) <= 10),
+      JSON.stringify(said),
+    );
+  }
+});
+
+test("whatever is sent to it does no harm, and it is found afterwards", async () => {
+  const pid = await a.capsuledPid();
+  await script(`
+    const { randomBytes, randomInt } = require("crypto");
+    const socket = require("dgram").createSocket({ type: "udp4", reuseAddr: true });
+    const record = { type: "SRV", name: "x._capsule._tcp.local", data: { port: 1, target: "x.local" } };
+    const questions = [{ type: "ANY", name: "_capsule._tcp.local" }, { type: "A", name: "${names.a}.local" }];
+    const good = [{ type: "query", questions, answers: [record], authorities: [record] }, { type: "response", answers: [record], additionals: [record] }];
+    socket.bind(5353, async () => {
+      socket.setMulticastInterface("192.0.2.10");
+      for (let i = 0; i < 3000; i++) {
+        const bytes = i % 3 === 0 ? randomBytes(randomInt(1, 1400)) : Buffer.from(packet.encode(good[i % 2]));
+        for (let n = randomInt(4); n > 0 && i % 3 !== 0; n--) bytes[randomInt(bytes.length)] = randomInt(256);
+        socket.send(i % 7 === 0 ? bytes.subarray(0, randomInt(bytes.length)) : bytes, 5353, "224.0.0.251");
+        if (i % 20 === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+      socket.close();
+    });`);
+  assert.equal(await a.capsuledPid(), pid);
+  assert.equal((await discovered()).filter(isA).length, 1);
+});
+
+test("where announcing is not possible everything else is, and it is tried again", async () => {
+  await b.host.exec(["capsule-init", "ctl", "stop", "capsuled"]);
+  const taken = 'require("dgram").createSocket("udp4").bind(5353); setTimeout(process.exit, 60000)';
+  await b.host.exec(["sh", "-c", `node -e '${taken}' >/dev/null 2>&1 & echo $! >/run/taken; sleep 1`]);
+  await b.host.exec(["capsule-init", "ctl", "start", "capsuled"]);
+  await b.untilServing();
+  assert.equal((await ctl("--capsule", "b", "capsule", "info")).code, 0);
+  assert.match(await b.host.exec(["grep", "announcing failed", "/perm/log/capsuled.log"]), /EADDRINUSE/);
+  assert.equal((await discovered()).filter(isB).length, 0);
+  const seen = watch();
+  await b.host.exec(["sh", "-c", "kill $(cat /run/taken)"]);
+  await seen.shows("b", isB);
 });
 
 test("one that is shut down is gone at once; one that is cut off, when what it said has expired", async () => {

@@ -56,12 +56,19 @@ export async function chooseContext(chosen: string | undefined): Promise<{ name:
   );
 }
 
-/** Runs `work` with the chosen capsule; its RPC errors become errors for people. */
-export async function withCapsule<T>(chosen: string | undefined, work: (capsule: Capsule) => Promise<T>): Promise<T> {
+/**
+ * Runs `work` with the chosen capsule; its RPC errors become errors for people. `follows`: one that does not answer where it
+ * was is looked for.
+ */
+export async function withCapsule<T>(
+  chosen: string | undefined,
+  work: (capsule: Capsule) => Promise<T>,
+  { follows = true }: { readonly follows?: boolean } = {},
+): Promise<T> {
   const { name, context } = await chooseContext(chosen);
   let { host } = context;
   const attempt = async (): Promise<T> => {
-    const connection = await reach(name, { ...context, host });
+    const connection = await reach(name, { ...context, host }, follows);
     host = connection.host;
     connection.authenticate(context.capsuleId);
     try {
@@ -87,12 +94,12 @@ export async function withCapsule<T>(chosen: string | undefined, work: (capsule:
  * Connects to the capsule of a context; where it is now, when it does not answer where it was. The pinned key decides who it
  * is, at any address. Throws CliError.
  */
-async function reach(name: string, context: Context): Promise<Connection> {
+async function reach(name: string, context: Context, follows: boolean): Promise<Connection> {
   const { host, fingerprint } = context;
   try {
     return await connect({ host, key: readKey(), fingerprint });
   } catch (error) {
-    if (!(error instanceof UnreachableError)) throw error;
+    if (!follows || !(error instanceof UnreachableError)) throw error;
     const { followMoved } = await import("./discovery/follow.ts");
     const moved = await followMoved(name, context);
     if (moved === undefined) throw error;

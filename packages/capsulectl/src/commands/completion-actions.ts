@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { readConfig } from "../config.ts";
 import { CliError, exitCode } from "../errors.ts";
 import type { Globals } from "../globals.ts";
-import { withCapsule } from "../session.ts";
+import { type Capsule, withCapsule } from "../session.ts";
 
 /** Each shell asks `capsulectl __complete -- WORDS…`, the last being the one that is typed. */
 const scripts: Readonly<Record<string, string>> = {
@@ -90,7 +90,7 @@ async function names({ capsule: chosen }: Globals, command: Command, given: read
   if (group === "context") return Object.keys((await readConfig()).contexts);
   if (command.name() === "completion") return Object.keys(scripts);
   try {
-    return await withCapsule(chosen, async ({ workloads, volumes, pools, images, identity }) => {
+    const ask = async ({ workloads, volumes, pools, images, identity }: Capsule): Promise<string[]> => {
       if (command.name() === "cp")
         return (await workloads.listWorkloads({})).workloads.map(({ spec }) => `${spec?.name ?? ""}:/`);
       if (group === "workload")
@@ -106,7 +106,9 @@ async function names({ capsule: chosen }: Globals, command: Command, given: read
       if (group === "registry") return (await images.listRegistries({})).registries.map(({ host }) => host);
       if (group === "key") return (await identity.listKeys({})).keys.map(({ name }) => name);
       return [];
-    });
+    };
+    // Who presses Tab does not want to wait for a capsule that is not there.
+    return await withCapsule(chosen, ask, { follows: false });
   } catch {
     return [];
   }

@@ -147,7 +147,20 @@ async function watchCapsules(format: Globals["format"], timeoutMs: number | unde
   if (failure !== undefined) throw failure;
 }
 
-/** Each event on a line; of a terminal's width one cannot know what will come, so columns have a fixed one. */
+/** Of columns whose values are not known yet, in characters. */
+const widths: Readonly<Record<string, number>> = {
+  TIME: 20,
+  EVENT: 8,
+  NAME: 20,
+  ID: 6,
+  ADDRESS: 26,
+  "OTHER ADDRESSES": 34,
+  VERSION: 10,
+  MODE: 9,
+  CONTEXT: 12,
+};
+
+/** Each event on a line. */
 class EventLines {
   readonly #format: Globals["format"];
   #isFirst = true;
@@ -164,11 +177,14 @@ class EventLines {
       return await printJson("yaml", { time, event, capsule });
     }
     const isWide = this.#format === "wide";
-    const widths = [20, 9, 24, 7, 24, 30, 8, 16, 10, 16];
     const shown = columns.filter((column) => isWide || column.wide !== true);
+    const titles = ["TIME", "EVENT", ...shown.map(({ title }) => title)];
     const line = (cells: readonly string[]): string =>
-      cells.map((cell, i) => (i === cells.length - 1 ? clean(cell) : clean(cell).padEnd(widths[i] ?? 16))).join("  ");
-    if (this.#isFirst) say(line(["TIME", "EVENT", ...shown.map(({ title }) => title)]));
+      cells
+        .map((cell, i) => clean(cell).padEnd(Math.max(widths[titles[i] ?? ""] ?? 0, titles[i]?.length ?? 0)))
+        .join("  ")
+        .trimEnd();
+    if (this.#isFirst) say(line(titles));
     this.#isFirst = false;
     say(line([`${time.slice(0, 19)}Z`, event, ...shown.map(({ value }) => value(capsule))]));
   }
