@@ -145,10 +145,18 @@ test("both are found, with what they say themselves and the fingerprint of the k
   assert.match(table, new RegExp(`${other.shortId} +192\\.0\\.2\\.2:50000 +no .*${b.fingerprint}`));
 });
 
-test("a second network is found, and is left when its link goes", async () => {
-  await second.join(a.local.initPid, "lan1", "198.51.100.1/24");
+test("a second network is found, again when its plug was pulled, and is left when its link goes", async () => {
+  const plug = await second.join(a.local.initPid, "lan1", "198.51.100.1/24");
   const seen = watch();
   await seen.shows("a there", (one) => isA(one) && one.addresses.includes("198.51.100.1:50000"));
+  const announced = async () =>
+    (await a.host.exec(["cat", "/perm/log/capsuled.log"])).match(/"link":"lan1".*"announced"/g)?.length ?? 0;
+  const times = await announced();
+  await plug(false);
+  await sleep(3_000);
+  await plug(true);
+  for (const deadline = Date.now() + 10_000; (await announced()) === times; await sleep(200))
+    if (Date.now() > deadline) assert.fail("not announced anew");
   await run([...enterNetwork(a.local.initPid), "ip", "link", "delete", "lan1"]);
   // Nobody can take it back there: others keep it until it has expired. Who asks now is not told of it.
   await sleep(3_000);
@@ -179,6 +187,7 @@ test("a context follows its capsule to another address, and to IPv6 alone", asyn
   await seen.shows("b elsewhere", (one) => isB(one) && one.addresses[0] === "192.0.2.77:50000");
   const moved = await ctl("--capsule", "b", "capsule", "info");
   assert.equal(moved.code, 0, moved.stderr);
+  assert.match(moved.stdout, new RegExp(`\\(${(await identityOf(b)).shortId}\\)`));
   assert.match(moved.stderr, /"b" answers at 192\.0\.2\.77:50000 now \(it was at 192\.0\.2\.2:50000\)/);
   assert.equal((await contextOf("b"))?.host, "192.0.2.77:50000");
   assert.equal((await ctl("--capsule", "b", "capsule", "info")).stderr, "");

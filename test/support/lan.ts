@@ -52,8 +52,11 @@ export class Lan {
     return new Lan(inside);
   }
 
-  /** Gives the network namespace of process `pid` an interface on this network, with an IPv4 address such as 192.0.2.1/24. */
-  async join(pid: number, name: string, address?: string): Promise<void> {
+  /**
+   * Gives the network namespace of process `pid` an interface on this network, with an IPv4 address such as 192.0.2.1/24. The
+   * answer pulls its plug, or puts it in again.
+   */
+  async join(pid: number, name: string, address?: string): Promise<(isPlugged: boolean) => Promise<void>> {
     const port = `port${this.#ports++}`;
     await run([
       "ip",
@@ -72,6 +75,9 @@ export class Lan {
     await run([...this.#inside.enter, "ip", "link", "set", port, "master", "lan", "up"]);
     if (address !== undefined) await run([...enterNetwork(pid), "ip", "address", "add", address, "dev", name]);
     await run([...enterNetwork(pid), "ip", "link", "set", name, "up"]);
+    return async (isPlugged) => {
+      await run([...this.#inside.enter, "ip", "link", "set", port, isPlugged ? "up" : "down"]);
+    };
   }
 
   /** All interfaces on it go too. */

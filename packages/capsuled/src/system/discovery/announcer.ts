@@ -8,7 +8,7 @@ import { readLinks, sameLink } from "@capsule/api/mdns/links.ts";
 import type { Announced } from "@capsule/api/mdns/service.ts";
 import type { Logger } from "pino";
 import { backoffMs } from "../../backoff.ts";
-import { addressesNow } from "./change.ts";
+import { addressesNow, carriersOf } from "./change.ts";
 import { addressRecords, namesOf, recordsOf, type Said, type Taken } from "./records.ts";
 import { Responder } from "./responder.ts";
 
@@ -26,7 +26,7 @@ export interface AnnouncerOptions {
   readonly log: Logger;
 }
 
-/** How often it looks whether an address or the host name has changed, and at the links whatever has; in milliseconds. */
+/** How often it looks whether an address, a carrier or the host name has changed, and at the links whatever has; in milliseconds. */
 const glanceMs = 2_000;
 const lookMs = 30_000;
 /** Taking everything back may hold up a shutdown for so long; in milliseconds. */
@@ -53,7 +53,9 @@ export class Announcer {
   #silentUntilMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #lookedAtMs = Number.NEGATIVE_INFINITY;
-  #addresses = "";
+  #seen = "";
+  /** All links that there have been: one that is gone may come back. */
+  readonly #names = new Set<string>();
 
   constructor(options: AnnouncerOptions) {
     this.#options = options;
@@ -66,14 +68,14 @@ export class Announcer {
 
   #glance(): void {
     try {
-      const addresses = addressesNow(this.#options.isExcluded);
-      const isSame = addresses === this.#addresses && this.#options.facts().hostname === this.#hostname;
-      this.#addresses = addresses;
+      const seen = `${addressesNow(this.#options.isExcluded)}\n${carriersOf(this.#names)}`;
+      const isSame = seen === this.#seen && this.#options.facts().hostname === this.#hostname;
+      this.#seen = seen;
       // What failed or is paused is due by time alone.
       const isDue = this.#failed.size > 0 || this.#speaking.size === 0;
       if (!isSame || isDue || performance.now() - this.#lookedAtMs >= lookMs) this.refresh();
     } catch (error) {
-      this.#options.log.warn({ err: error }, "looking for changes of the addresses failed");
+      this.#options.log.warn({ err: error }, "looking for changes of the links failed");
     }
   }
 
@@ -109,6 +111,7 @@ export class Announcer {
     if (now < this.#silentUntilMs) return;
     for (const name of [...this.#speaking.keys(), ...this.#failed.keys()]) if (!links.has(name)) this.#forget(name);
     for (const link of links.values()) {
+      this.#names.add(link.name);
       const speaking = this.#speaking.get(link.name);
       if (speaking === undefined) {
         if (now >= (this.#failed.get(link.name)?.dueMs ?? 0)) this.#speak(link, facts, []);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { isWorkloadLink } from "../../network/names.ts";
-import { addressesNow, relevant6 } from "./change.ts";
+import { addressesNow, carriersOf, relevant6 } from "./change.ts";
 
 const line = (name: string, flags = "80") => `fe800000000000000000000000000001 02 40 20 ${flags} ${name.padStart(8)}\n`;
 
@@ -13,6 +13,7 @@ test("only the capsule's own links count, in whatever order, and whether an addr
 });
 
 test("this machine's own tables can be read", () => {
+  assert.match(carriersOf(["lo", "none"]), /^lo 1\nnone $/);
   assert.match(
     addressesNow(() => false),
     /127\.0\.0\.1/,
