@@ -16,7 +16,7 @@ up: build ## Start a capsule on this machine (NAME=local STATE=build/state/NAME 
 down: ## Stop it and leave nothing behind (NAME=, ALL=1 for every one, PURGE=1 to remove the state)
 	@$(node) image/namespace/down.ts
 
-image: build ## Build build/disk.raw, which boots, and build/update.tar (DISK_MIB=8192 SLOT_MIB=768 FIRECRACKER=its program, for microVMs)
+image: build ## Build build/disk.raw, which boots, and build/update.tar (DISK_MIB=8192 SLOT_MIB=768 FIRECRACKER=its program UPDATE_KEY=what signs bundles, UPDATE_TRUST=further public keys)
 	@$(node) image/image.ts
 
 qemu: image ## Boot it in QEMU (HEADLESS=1 in the background, PORT=50000, FORWARD=8080,8443:443, EXTRA_DISK=FILE, TPM=1, BIOS=1, MEMORY_MIB=2048, PURGE=1)

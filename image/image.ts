@@ -5,10 +5,13 @@ import { readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { writeDisk } from "./disk/disk.ts";
 import { defaultSlotBytes, layoutOf } from "./disk/layout.ts";
+import { epoch } from "./epoch.ts";
+import { productVersion } from "./layer.ts";
 import { buildDir } from "./paths.ts";
 import { writeSbom } from "./sbom.ts";
 import { buildSlot } from "./slot.ts";
 import { writeUpdate } from "./update.ts";
+import { signingKey } from "./update-key.ts";
 
 const MiB = 1024 * 1024;
 export const diskPath = join(buildDir, "disk.raw");
@@ -41,7 +44,7 @@ export async function buildImage(options: ImageOptions = {}): Promise<void> {
     await writeDisk(slot, partitions, diskBytes, diskPath);
     await writeFile(diskKeyPath, key);
   }
-  await writeUpdate(slot, updatePath);
+  await writeUpdate(slot, { version: await productVersion(), epoch, key: signingKey() }, updatePath);
   await writeSbom(sbomPath);
 }
 

@@ -8,10 +8,12 @@ import { chmod, copyFile, cp, link, mkdir, readdir, readFile, writeFile } from "
 import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { cached } from "./cached.ts";
+import { epoch } from "./epoch.ts";
 import { firecrackerPath, firecrackerProgram } from "./firecracker.ts";
 import { buildGuest } from "./guest/build.ts";
 import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
 import { run } from "./run.ts";
+import { trustedKeys } from "./update-key.ts";
 
 const filesDir = join(import.meta.dirname, "files");
 const architecture = process.arch === "arm64" ? "arm64" : "x64";
@@ -23,6 +25,9 @@ const built = {
   "usr/lib/capsule/capsuled.mjs": join(buildDir, "bundle/capsuled.mjs"),
   "usr/lib/capsule/storage.mjs": join(buildDir, "bundle/storage.mjs"),
 } as const;
+
+/** In the capsule: the public keys whose bundles it takes (packages/capsuled/src/update/trust.ts). */
+const updateKeysDir = "etc/capsule/update-keys";
 
 /** The same with what microVMs need. */
 async function filesOfLayer(): Promise<Readonly<Record<string, string>>> {
@@ -46,7 +51,8 @@ async function filesOfLayer(): Promise<Readonly<Record<string, string>>> {
 export async function buildLayer(): Promise<string> {
   const version = await versionJson();
   const programs = await filesOfLayer();
-  const target = join(cacheDir, `layer-${await inputsHash(version, programs)}`);
+  const keys = trustedKeys();
+  const target = join(cacheDir, `layer-${await inputsHash(version + JSON.stringify(keys), programs)}`);
   return await cached(target, async (scratch) => {
     await cp(filesDir, scratch, { recursive: true, verbatimSymlinks: true });
     for (const [path, from] of Object.entries(programs)) {
@@ -59,21 +65,29 @@ export async function buildLayer(): Promise<string> {
     }
     await mkdir(join(scratch, "usr/lib/capsule"), { recursive: true });
     await writeFile(join(scratch, "usr/lib/capsule/version.json"), version);
+    await mkdir(join(scratch, updateKeysDir), { recursive: true });
+    for (const [name, pem] of Object.entries(keys)) await writeFile(join(scratch, updateKeysDir, name), pem);
     return scratch;
   });
 }
 
+/** The version of this tree. */
+export async function productVersion(): Promise<string> {
+  const text = await readFile(join(repositoryRoot, "package.json"), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
+
 async function versionJson(): Promise<string> {
-  const { version } = JSON.parse(await readFile(join(repositoryRoot, "package.json"), "utf8")) as { version: string };
+  const version = await productVersion();
   const commit = await run(["git", "-C", repositoryRoot, "rev-parse", "--short=12", "HEAD"]).then(
     (text) => text.trim(),
     () => "unknown", // a source archive without its history
   );
-  return `${JSON.stringify({ version, commit })}\n`;
+  return `${JSON.stringify({ version, commit, epoch })}\n`;
 }
 
-async function inputsHash(version: string, programs: Readonly<Record<string, string>>): Promise<string> {
-  const hash = createHash("sha256").update(version);
+async function inputsHash(facts: string, programs: Readonly<Record<string, string>>): Promise<string> {
+  const hash = createHash("sha256").update(facts);
   hash.update(await readFile(import.meta.filename));
   for (const entry of (await readdir(filesDir, { recursive: true, withFileTypes: true })).sort(byPath)) {
     hash.update(`${join(entry.parentPath, entry.name).slice(filesDir.length)}\0`);

@@ -1,34 +1,58 @@
-/** build/update.tar: one slot, for capsules that run already. */
-import { createHash } from "node:crypto";
+/** build/update.tar: one slot, signed, for capsules that run already. */
+import { createHash, type KeyObject, sign } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { cp, link, mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { open, rename, rm, stat } from "node:fs/promises";
 import { pipeline } from "node:stream/promises";
-import { run } from "./run.ts";
+import {
+  type BundleFile,
+  type BundleManifest,
+  encodeManifest,
+  type MemberName,
+  memberNames,
+  segmentsOf,
+} from "@capsule/api/update-bundle.ts";
 import type { Slot } from "./slot.ts";
-import { sourceDate } from "./source-date.ts";
 
-/** Writes one slot as a tar with a list of digests first; signatures come with updates. */
-export async function writeUpdate(slot: Slot, target: string): Promise<void> {
-  const dir = `${target}.dir`;
-  try {
-    await rm(dir, { recursive: true, force: true });
-    await mkdir(dir);
-    const files: Record<string, { sha256: string; sizeBytes: number }> = {};
-    for (const [name, path] of Object.entries(slot)) {
-      const member = join(dir, name);
-      await link(path, member).catch(() => cp(path, member));
-      const hash = createHash("sha256");
-      await pipeline(createReadStream(path), hash);
-      files[name] = { sha256: hash.digest("hex"), sizeBytes: (await stat(path)).size };
-    }
-    await writeFile(join(dir, "manifest.json"), `${JSON.stringify({ format: 1, files }, undefined, 2)}\n`);
-    const names = ["manifest.json", ...(await readdir(dir)).filter((name) => name !== "manifest.json").sort()];
-    const fixed = ["--format=ustar", "--owner=0", "--group=0", "--numeric-owner", "--mode=0644"];
-    const time = `--mtime=@${sourceDate.getTime() / 1000}`;
-    await run(["tar", "-C", dir, ...fixed, time, "-cf", `${target}.new`, ...names]);
-    await rename(`${target}.new`, target);
-  } finally {
-    await rm(dir, { recursive: true, force: true });
+export const architecture = process.arch === "arm64" ? "arm64" : "amd64";
+
+export interface BundleOptions {
+  readonly version: string;
+  readonly epoch: number;
+  readonly key: KeyObject;
+}
+
+/** Writes a slot as a signed bundle (packages/api/src/update-bundle.ts). The file is the old one or the whole new one. */
+export async function writeUpdate(
+  slot: Slot,
+  { version, epoch, key }: BundleOptions,
+  target: string,
+): Promise<BundleManifest> {
+  const paths: Record<MemberName, string> = {
+    vmlinuz: slot.vmlinuz,
+    initrd: slot.initrd,
+    "root.squashfs": slot.squashfs,
+  };
+  const files: BundleFile[] = [];
+  for (const name of memberNames) {
+    const hash = createHash("sha256");
+    await pipeline(createReadStream(paths[name]), hash);
+    files.push({ name, sizeBytes: (await stat(paths[name])).size, sha256: hash.digest("hex") });
   }
+  const manifest: BundleManifest = { format: 1, version, architecture, epoch, files };
+  const encoded = encodeManifest(manifest);
+  const scratch = `${target}.new`;
+  const out = await open(scratch, "w");
+  try {
+    for (const segment of segmentsOf({ manifest: encoded, signature: sign(null, encoded, key) }, manifest)) {
+      if (segment.kind === "fixed") await out.writeFile(segment.bytes);
+      else
+        for await (const data of createReadStream(paths[segment.file.name], { highWaterMark: 1024 * 1024 }))
+          await out.writeFile(data as Buffer);
+    }
+    await rename(scratch, target);
+  } finally {
+    await out.close();
+    await rm(scratch, { force: true });
+  }
+  return manifest;
 }
