@@ -1,10 +1,11 @@
 /** The boot partition: FAT with GRUB, its configuration, and kernel and initramfs of each slot; all that firmware must read. */
-import { readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { cp, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { editGrubenv, emptyGrubenv } from "../../packages/capsuled/src/update/grubenv.ts";
 import { run } from "../run.ts";
 import type { Slot } from "../slot.ts";
 import { sourceDate } from "../source-date.ts";
-import { diskSignature } from "./layout.ts";
+import { bootFileBytes, diskSignature } from "./layout.ts";
 
 /** What GRUB needs on every firmware to read a FAT partition and to start Linux. */
 export const grubModules: readonly string[] = [
@@ -29,27 +30,45 @@ export const grubDir = "/EFI/BOOT";
 export async function writeEsp({ vmlinuz, initrd }: Slot, target: string, sizeBytes: number): Promise<void> {
   await writeFile(target, "");
   await truncate(target, sizeBytes);
-  await run(["mkfs.vfat", "-F", "32", "-n", "CAPSULEBOOT", "-i", diskSignature, "--invariant", target]);
-  const grub = `${target}.grub`;
-  const config = `${target}.cfg`;
+  // Clusters of 2 KiB: GRUB follows a file from one to the next, and with the default of 512 bytes that takes its time.
+  await run(["mkfs.vfat", "-F", "32", "-s", "4", "-n", "CAPSULEBOOT", "-i", diskSignature, "--invariant", target]);
+  const [grub, config, environment, file] = ["grub", "cfg", "env", "file"].map((name) => `${target}.${name}`) as [
+    ...[string, string, string, string],
+  ];
   try {
     await writeEfiGrub(grub, config);
     const template = await readFile(join(import.meta.dirname, "../grub/grub.cfg"), "utf8");
     await writeFile(config, template.replaceAll("@signature@", diskSignature));
-    for (const file of [grub, config, vmlinuz, initrd]) await utimes(file, sourceDate, sourceDate);
+    await writeFile(environment, editGrubenv(emptyGrubenv(), { capsule_slot: "a" }));
     // -m keeps the files' times; mtools writes directories with the time of SOURCE_DATE_EPOCH.
     const env = { SOURCE_DATE_EPOCH: String(sourceDate.getTime() / 1000), MTOOLS_SKIP_CHECK: "1", TZ: "UTC" };
-    const put = async (from: string, to: string): Promise<void> =>
-      void (await run(["mcopy", "-m", "-i", target, from, `::${to}`], { env }));
+    const put = async (from: string, to: string): Promise<void> => {
+      await utimes(from, sourceDate, sourceDate);
+      await run(["mcopy", "-m", "-i", target, from, `::${to}`], { env });
+    };
     const dirs = ["/EFI", grubDir, "/capsule", "/capsule/a", "/capsule/b"];
     await run(["mmd", "-i", target, ...dirs.map((dir) => `::${dir}`)], { env });
     await put(grub, `${grubDir}/BOOTX64.EFI`);
     await put(config, `${grubDir}/grub.cfg`);
-    await put(vmlinuz, "/capsule/a/vmlinuz");
-    await put(initrd, "/capsule/a/initrd");
+    await put(environment, "/capsule/grubenv");
+    for (const [name, from] of [
+      ["vmlinuz", vmlinuz],
+      ["initrd", initrd],
+    ] as const) {
+      const { size } = await stat(from);
+      if (size > bootFileBytes[name])
+        throw new Error(
+          `${name} has ${size} bytes, and ${bootFileBytes[name]} are laid out for it (image/disk/layout.ts)`,
+        );
+      await cp(from, file);
+      await truncate(file, bootFileBytes[name]);
+      await put(file, `/capsule/a/${name}`);
+      await truncate(file, 0);
+      await truncate(file, bootFileBytes[name]);
+      await put(file, `/capsule/b/${name}`);
+    }
   } finally {
-    await rm(grub, { force: true });
-    await rm(config, { force: true });
+    for (const scratch of [grub, config, environment, file]) await rm(scratch, { force: true });
   }
 }
 

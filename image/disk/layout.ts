@@ -20,6 +20,11 @@ const biosOffset = 34 * sectorBytes;
 export const espOffset = alignment;
 export const espBytes = 256 * MiB;
 export const defaultSlotBytes = 768 * MiB;
+/**
+ * What kernel and initramfs of each slot have on the boot partition: files of this size from the first, filled up with zeros,
+ * so that an update overwrites blocks and never touches the filesystem (packages/capsuled/src/update/fat.ts).
+ */
+export const bootFileBytes = { vmlinuz: 24 * MiB, initrd: 16 * MiB } as const;
 /** The smallest PERM that is of use: 1 GiB for /perm and as much for volumes. */
 export const minPermBytes = 2048 * MiB;
 

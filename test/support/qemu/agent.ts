@@ -29,7 +29,7 @@ export async function addAgent(disk: string, dir: string): Promise<void> {
   const config = join(dir, "grub.cfg");
   await run(["mcopy", "-n", "-i", esp, "::/EFI/BOOT/grub.cfg", config]);
   const text = await readFile(config, "utf8");
-  await writeFile(config, text.replace(/^(initrd .*)$/m, "$1 /capsule/extra"));
+  await writeFile(config, text.replace(/^( *if initrd [^;]*);/m, "$1 /capsule/extra;"));
   await run(["mcopy", "-o", "-i", esp, config, "::/EFI/BOOT/grub.cfg"]);
   await run(["mcopy", "-o", "-i", esp, archive, "::/capsule/extra"]);
   await rm(tree, { recursive: true });
