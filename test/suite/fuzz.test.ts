@@ -8,6 +8,7 @@ import {
   IdentityService,
   ImageService,
   PoolService,
+  UpdateService,
   VolumeService,
   WorkloadService,
 } from "@capsule/api";
@@ -29,10 +30,11 @@ const services: readonly DescService[] = [
   WorkloadService,
   VolumeService,
   PoolService,
+  UpdateService,
   ImageService,
 ];
 /** They would do what they are asked to. */
-const left: ReadonlySet<string> = new Set(["Reboot", "Shutdown", "SetHostname"]);
+const left: ReadonlySet<string> = new Set(["Reboot", "Shutdown", "SetHostname", "RollbackUpdate"]);
 /** A fault of ours, and not of the request. */
 const faults: ReadonlySet<Code> = new Set([Code.Internal, Code.Unknown, Code.DataLoss, Code.Unavailable]);
 const callMs = emulated ? 2_000 : 400;

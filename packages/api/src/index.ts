@@ -6,6 +6,7 @@ export * from "./gen/capsule/v1/identity_pb.js";
 export * from "./gen/capsule/v1/image_pb.js";
 export * from "./gen/capsule/v1/pool_pb.js";
 export * from "./gen/capsule/v1/session_pb.js";
+export * from "./gen/capsule/v1/update_pb.js";
 export * from "./gen/capsule/v1/volume_pb.js";
 export * from "./gen/capsule/v1/workload_pb.js";
 export * from "./gen/google/rpc/error_details_pb.js";

@@ -5,6 +5,7 @@ import {
   IdentityService,
   ImageService,
   PoolService,
+  UpdateService,
   VolumeService,
   WorkloadService,
 } from "@capsule/api";
@@ -23,6 +24,7 @@ export interface Capsule {
   readonly volumes: Client<typeof VolumeService>;
   readonly pools: Client<typeof PoolService>;
   readonly images: Client<typeof ImageService>;
+  readonly updates: Client<typeof UpdateService>;
 }
 
 /** Well below what the capsule tolerates. */
@@ -128,6 +130,7 @@ export function capsuleOf(name: string, connection: Connection): Capsule {
     volumes: connection.client(VolumeService),
     pools: connection.client(PoolService),
     images: connection.client(ImageService),
+    updates: connection.client(UpdateService),
   };
 }
 

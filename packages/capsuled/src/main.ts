@@ -1,13 +1,16 @@
 /** capsuled: wiring, nothing else. */
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
-import { availableParallelism, totalmem } from "node:os";
+import { availableParallelism, totalmem, uptime } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import {
   CapsuleService,
+  EventType,
   IdentityService,
   ImageService,
+  Phase,
   PoolService,
+  UpdateService,
   VolumeService,
   WorkloadService,
 } from "@capsule/api";
@@ -25,12 +28,13 @@ import { Reconciler } from "./reconcile/reconciler.ts";
 import { openContainerd } from "./runtime/container/index.ts";
 import { RuntimeDrivers } from "./runtime/drivers.ts";
 import { openMicroVms } from "./runtime/microvm/index.ts";
-import { capsuleService, type Hardware } from "./server/capsule.ts";
+import { capsuleService, goDown, type Hardware } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
 import { poolService } from "./server/pool.ts";
 import { reflection } from "./server/reflection.ts";
+import { updateService } from "./server/update.ts";
 import { volumeService } from "./server/volume.ts";
 import { workloadService } from "./server/workload.ts";
 import { openPools } from "./storage/pool/open.ts";
@@ -51,11 +55,15 @@ import { Store } from "./store/store.ts";
 import { Announcer } from "./system/discovery/announcer.ts";
 import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
+import { requestConfirmed, requestShutdown } from "./system/init.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
 import { untilAccepts, untilExists } from "./system/ready.ts";
+import { answeringGateway, hasAddress } from "./update/health.ts";
+import { apiAnswers, noSlots, openUpdates } from "./update/open.ts";
 import { WorkloadManager } from "./workload/manager.ts";
 
 const port = Number(process.env["CAPSULE_PORT"] ?? 50_000);
+const databasePath = "/perm/state.db";
 const workloadsDir = "/perm/workloads";
 const authDir = "/run/capsule/auth";
 const containerdSocket = "/run/containerd/containerd.sock";
@@ -83,7 +91,11 @@ process.on("unhandledRejection", (error) => {
 await untilExists(permReadyFile);
 await mkdir("/perm/capsule", { recursive: true });
 await mkdir(workloadsDir, { recursive: true });
-const store = new Store("/perm/state.db");
+const machine = openMachine();
+// Before the database is opened: it may be another one after an update that did not stay.
+const slots = machine.mode === "namespace" ? noSlots() : await openUpdates(databasePath, machine.version, log);
+const { updates } = slots;
+const store = new Store(databasePath);
 const boot = readBoot(authDir);
 const identity = await loadIdentity(store, "/perm/tls");
 await applyHostname();
@@ -91,7 +103,6 @@ if (boot.isFirst) await resetKeysIfAsked(store, "/perm/capsule/reset-keys", new 
 const replay = new ReplayCache({ dir: authDir, lifetimeS: maxLifetimeS + 2 * leewayS }, new Date());
 const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
 
-const machine = openMachine();
 const storage = readStorageStatus();
 const network = new Network({ store, log, capsuleId: identity.capsuleId });
 await network.start();
@@ -187,11 +198,43 @@ const server = await startServer({
       }),
     );
     router.service(PoolService, poolService(poolWatch));
+    router.service(
+      UpdateService,
+      updateService({ slots, uptimeMs: () => uptime() * 1_000, reboot: () => goDown("reboot", log) }),
+    );
     router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
-    reflection(router, [IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService]);
+    reflection(router, [
+      ...[IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService],
+      UpdateService,
+    ]);
   },
 });
 log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
+updates?.start({
+  observe: async () => ({
+    apiAnswers: await apiAnswers(server.port),
+    storageIsReady: storage.state === "ready",
+    hasAddress: hasAddress(),
+    gateway: await answeringGateway(),
+    workloads: store.workloads.list().map(({ name, desired, status }) => ({
+      name,
+      isWanted: desired === "running",
+      isRunning: status.phase === Phase.RUNNING,
+    })),
+  }),
+  confirmed: requestConfirmed,
+  reboot: () => requestShutdown("reboot"),
+  ended: ({ kind, version, reason, time }) => {
+    store.events.add({
+      objectKind: "capsule",
+      objectName: machine.hostname(),
+      type: kind === "confirmed" ? EventType.NORMAL : EventType.WARNING,
+      reason: `Update${kind.charAt(0).toUpperCase()}${kind.slice(1)}`,
+      message: reason === "" ? version : `${version}: ${reason}`,
+      time: new Date(time),
+    });
+  },
+});
 if (machine.mode !== "namespace") {
   startFront(() => {
     const claimS = gate.claimSecondsLeft();
@@ -242,6 +285,7 @@ const stop = async (): Promise<void> => {
   log.info({ goingDown }, "capsuled stops");
   await announcer.stop();
   await server.stop(1_000);
+  await updates?.stop();
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
   machines.close();
@@ -266,6 +310,7 @@ async function openHardware(): Promise<Hardware> {
   const { disk, slot } = await readBootDisk();
   return {
     slot,
+    updateWarnings: () => updates?.warnings() ?? [],
     disks: () => readDisks(disk),
     repairPerm: (dryRun) => repairFilesystem(permDevice, dryRun),
   };

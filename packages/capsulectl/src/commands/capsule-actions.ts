@@ -144,7 +144,8 @@ export async function repair(
   });
 }
 
-async function confirm(verb: string, question: string): Promise<void> {
+/** Throws CliError unless somebody says yes. */
+export async function confirm(verb: string, question: string): Promise<void> {
   if (!process.stdin.isTTY) throw new CliError(`Give --yes to ${verb} without being asked.`, exitCode.usage);
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const answer = await terminal.question(`${question} [y/N] `);

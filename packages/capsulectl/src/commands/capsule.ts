@@ -1,6 +1,8 @@
 import type { Command } from "commander";
 import { globalsOf } from "../globals.ts";
 
+import { addUpdateCommands } from "./update.ts";
+
 const actions = () => import("./capsule-actions.ts");
 
 export function addCapsuleCommands(program: Command): void {
@@ -44,6 +46,7 @@ export function addCapsuleCommands(program: Command): void {
     .action(async (options: { dryRun?: boolean; yes?: boolean }, command: Command) =>
       (await actions()).repair(globalsOf(command), options),
     );
+  addUpdateCommands(capsule);
   for (const [verb, text] of [
     ["reboot", "stop the workloads in order and restart it"],
     ["shutdown", "stop the workloads in order and switch it off"],

@@ -5,7 +5,6 @@
 import { randomUUID } from "node:crypto";
 import { createReadStream, statSync } from "node:fs";
 import { type FileHandle, open, rename, rm } from "node:fs/promises";
-import { setTimeout as sleep } from "node:timers/promises";
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import {
   type ExportVolumeRequestSchema,
@@ -18,14 +17,12 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { CliError } from "../errors.ts";
 import type { Globals } from "../globals.ts";
 import { bytes, note, printDone, printMessage } from "../output.ts";
+import { persistently } from "../persistently.ts";
 import { Progress } from "../progress.ts";
-import { isConnectionLoss, reasonOf } from "../rpc-errors.ts";
-import { type Capsule, followClock, withCapsule } from "../session.ts";
+import { reasonOf } from "../rpc-errors.ts";
+import { type Capsule, followClock } from "../session.ts";
 import { sizeOption } from "../size.ts";
 
-/** How long a connection may be away before it is given up, in milliseconds. */
-const patienceMs = 5 * 60_000;
-const retryMs = 1_000;
 const batchBytes = 256 * 1024;
 
 export async function exportVolume(
@@ -42,7 +39,7 @@ export async function exportVolume(
   try {
     await persistently(
       chosen,
-      state,
+      () => state.nextChunk * chunkBytes,
       async ({ volumes }) => {
         const { exportId, nextChunk } = state;
         // The frames of a snapshot are the same whatever export they are of: a capsule that restarted can go on with it.
@@ -124,7 +121,7 @@ export async function importVolume(
   try {
     await persistently(
       chosen,
-      state,
+      () => state.nextChunk * chunkBytes,
       async (capsule) => {
         if (file === "-") await followClock(capsule.identity);
         if (state.isBegun) state.nextChunk = await nextChunk(capsule, importId);
@@ -195,45 +192,6 @@ async function* framesFrom(file: string, firstChunk: number, progress: Progress)
   }
   progress.update(total, total, "checking");
   if (waiting.length > 0) yield Buffer.concat(waiting);
-}
-
-/**
- * Runs an attempt again and again while only the connection is at fault and something comes through in between.
- * `also` tells of further errors that another attempt may get over.
- */
-async function persistently(
-  chosen: string | undefined,
-  state: { readonly nextChunk: number },
-  attempt: (capsule: Capsule) => Promise<void>,
-  also: (error: unknown) => boolean,
-  isRepeatable = true,
-): Promise<void> {
-  let lastChunk = -1;
-  let deadline = 0;
-  let wasThere = false;
-  for (;;) {
-    let failure: unknown;
-    try {
-      await withCapsule(chosen, async (capsule) => {
-        await attempt(capsule).catch((error: unknown) => {
-          failure = error;
-          throw error;
-        });
-      });
-      return;
-    } catch (error) {
-      if (state.nextChunk !== lastChunk) deadline = Date.now() + patienceMs;
-      lastChunk = state.nextChunk;
-      // Without a failure of its own the attempt never got through: the capsule could not be reached. It may be starting again.
-      const isBroken: boolean = failure === undefined ? wasThere : isConnectionLoss(failure);
-      wasThere ||= isBroken;
-      if (!isRepeatable || !(isBroken || also(failure)) || Date.now() > deadline) throw error;
-      note(
-        `${error instanceof Error ? error.message : String(error)}; going on at ${bytes(state.nextChunk * chunkBytes)}`,
-      );
-      await sleep(retryMs);
-    }
-  }
 }
 
 async function writeAll(file: FileHandle, data: Uint8Array): Promise<void> {

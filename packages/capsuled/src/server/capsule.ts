@@ -27,6 +27,8 @@ const run = promisify(execFile);
 export interface Hardware {
   /** The slot that runs: "a" or "b". */
   readonly slot: string;
+  /** What there is to say of updates, a line each. */
+  updateWarnings(): string[];
   disks(): Promise<Disk[]>;
   /** Lines of the repair of /perm. */
   repairPerm(dryRun: boolean): AsyncIterable<string>;
@@ -93,6 +95,7 @@ export function capsuleService({
         volumes: store.volumes.list().length,
         warnings: [
           ...(storage.state === "ready" ? [] : [storage.message]),
+          ...(hardware?.updateWarnings() ?? []),
           ...full.map(
             ({ mountPath }) => `${mountPath} is nearly full: remove images (\`capsulectl image prune\`) or workloads`,
           ),
@@ -169,8 +172,8 @@ export function capsuleService({
   };
 }
 
-async function goDown(kind: "reboot" | "poweroff", log: Logger): Promise<void> {
-  // Throws when PID 1 does not answer: then nothing would happen.
+/** Resolves when it is on its way; the caller's answer goes first. Throws when PID 1 does not answer. */
+export async function goDown(kind: "reboot" | "poweroff", log: Logger): Promise<void> {
   await initStatus();
   sleep(farewellMs)
     .then(() => requestShutdown(kind))

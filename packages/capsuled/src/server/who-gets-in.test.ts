@@ -20,6 +20,7 @@ import {
   ImageService,
   PoolService,
   Role,
+  UpdateService,
   VolumeService,
   WorkloadService,
 } from "@capsule/api";
@@ -96,6 +97,10 @@ const table: Readonly<Record<string, Expected>> = {
   "VolumeService/CopyOutOfVolume": "operator",
   "PoolService/ListPools": "viewer",
   "PoolService/SetPool": "admin",
+  "UpdateService/PushUpdate": "admin",
+  "UpdateService/GetUpdateStatus": "viewer",
+  "UpdateService/ConfirmUpdate": "admin",
+  "UpdateService/RollbackUpdate": "admin",
   "ImageService/ListImages": "viewer",
   "ImageService/PullImage": "operator",
   "ImageService/PushImage": "operator",
@@ -113,6 +118,7 @@ const services: readonly DescService[] = [
   WorkloadService,
   VolumeService,
   PoolService,
+  UpdateService,
   ImageService,
 ];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];

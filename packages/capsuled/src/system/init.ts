@@ -29,6 +29,12 @@ export async function requestShutdown(kind: "reboot" | "poweroff"): Promise<void
     throw new CapsuleError("precondition", `The capsule does not ${kind}: ${reply.replace(/^error: /, "")}`);
 }
 
+/** Tells PID 1 that the version on trial was confirmed: it need not watch it any longer. */
+export async function requestConfirmed(): Promise<void> {
+  const reply = await ask("confirmed");
+  if (reply !== "ok") throw new CapsuleError("internal", `capsule-init does not end the trial: ${reply}`);
+}
+
 async function ask(request: string): Promise<string> {
   const socket = connect(socketPath);
   socket.setTimeout(timeoutMs, () => socket.destroy(new Error(`no answer within ${timeoutMs} ms`)));

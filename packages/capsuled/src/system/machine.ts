@@ -12,7 +12,7 @@ const HOSTNAME = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 export const hostnamePath = "/perm/capsule/hostname";
 
 export interface Machine {
-  readonly version: { readonly version: string; readonly commit: string };
+  readonly version: { readonly version: string; readonly commit: string; readonly epoch: number };
   /** "namespace", "qemu", "machine" or "installer". */
   readonly mode: string;
   hostname(): string;
@@ -69,6 +69,6 @@ function readVersion(): Machine["version"] {
   try {
     return JSON.parse(readFileSync("/usr/lib/capsule/version.json", "utf8")) as Machine["version"];
   } catch {
-    return { version: "0.0.0", commit: "unknown" };
+    return { version: "0.0.0", commit: "unknown", epoch: 0 };
   }
 }
