@@ -23,6 +23,7 @@ pub enum Request {
     Restart(String),
     Reboot,
     PowerOff,
+    Confirmed,
 }
 
 impl Request {
@@ -38,9 +39,11 @@ impl Request {
             ["restart", name] => Ok(Self::Restart(name.into())),
             ["reboot"] => Ok(Self::Reboot),
             ["poweroff"] => Ok(Self::PowerOff),
-            _ => {
-                Err("unknown request; known are: status, start NAME, stop NAME, restart NAME, reboot, poweroff".into())
-            }
+            ["confirmed"] => Ok(Self::Confirmed),
+            _ => Err(
+                "unknown request; known are: status, start NAME, stop NAME, restart NAME, reboot, poweroff, confirmed"
+                    .into(),
+            ),
         }
     }
 }
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn understands_its_six_requests_and_nothing_else() {
+    fn understands_its_seven_requests_and_nothing_else() {
         assert_eq!(Request::parse(b"status\r"), Ok(Request::Status));
         assert_eq!(
             Request::parse(b"restart capsuled"),

@@ -12,6 +12,7 @@ mod mounts;
 mod spawn;
 mod status;
 mod supervisor;
+mod trial;
 mod watchdog;
 
 use config::Config;

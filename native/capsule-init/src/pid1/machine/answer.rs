@@ -15,6 +15,12 @@ impl Machine {
             Ok(Request::Status) => return self.status(now),
             Ok(Request::Reboot) => self.begin_shutdown(Ending::Reboot),
             Ok(Request::PowerOff) => self.begin_shutdown(Ending::PowerOff),
+            Ok(Request::Confirmed) => {
+                if self.trial.take().is_some() {
+                    self.log("the version on trial was confirmed".into());
+                }
+                Ok(())
+            }
             Ok(Request::Start(name)) => self.change(&name, |supervisor, index| supervisor.start(index, now)),
             Ok(Request::Stop(name)) => self.change(&name, Supervisor::stop),
             Ok(Request::Restart(name)) => self.change(&name, |supervisor, index| supervisor.restart(index, now)),

@@ -44,6 +44,11 @@ impl Machine {
             None if asked => format!("{}: stopped ({exit})", self.name(index)),
             None => format!("{}: ended ({exit})", self.name(index)),
         });
+        if !asked && self.phase.ending().is_none() {
+            let name = self.name(index).to_owned();
+            let reason = self.trial.as_mut().and_then(|trial| trial.ended(&name, &exit));
+            self.give_up(reason);
+        }
         self.histories[index].last_exit = Some(exit);
     }
 }

@@ -4,7 +4,7 @@ use super::Machine;
 use super::phase::{Ending, Phase};
 use crate::pid1::CONTROL_SOCKET;
 use crate::pid1::control::Control;
-use crate::pid1::watchdog::Watchdog;
+use crate::pid1::trial::Trial;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
@@ -61,16 +61,19 @@ impl Machine {
             if let Phase::Down(_) = self.phase {
                 return;
             }
-            if let Some(watchdog) = &mut self.watchdog {
-                watchdog.tick(now);
+            if let Some(text) = self.watchdog.tick(now) {
+                self.log(text);
             }
+            let reason = self.trial.as_ref().and_then(|trial| trial.tick(now));
+            self.give_up(reason);
             if let Some(control) = &mut control {
                 control.tick(now);
             }
             let deadlines = [
                 self.supervisor.deadline(),
                 self.phase.deadline(),
-                self.watchdog.as_ref().map(Watchdog::feed_at),
+                self.watchdog.deadline(),
+                self.trial.as_ref().map(Trial::deadline),
                 control.as_ref().and_then(Control::deadline),
             ];
             let count = match epoll.wait(&mut events, timeout(deadlines.into_iter().flatten().min())) {

@@ -15,7 +15,8 @@ use super::Role;
 use super::logger::Logger;
 use super::status::History;
 use super::supervisor::Supervisor;
-use super::watchdog::Watchdog;
+use super::trial::Trial;
+use super::watchdog::WatchdogSlot;
 use phase::Phase;
 use std::time::Instant;
 
@@ -26,7 +27,9 @@ struct Machine {
     supervisor: Supervisor,
     histories: Vec<History>,
     logger: Logger,
-    watchdog: Option<Watchdog>,
+    watchdog: WatchdogSlot,
+    /// Until the version that runs is confirmed.
+    trial: Option<Trial>,
     phase: Phase,
     /// The last waitpid found no child at all.
     childless: bool,

@@ -2,7 +2,7 @@
 
 use super::Machine;
 use super::phase::{Ending, Phase};
-use crate::pid1::{Role, SHUTDOWN_FILE, mounts};
+use crate::pid1::{Role, SHUTDOWN_FILE, mounts, trial};
 use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid, sync};
@@ -36,6 +36,18 @@ impl Machine {
         self.supervisor.begin_shutdown();
         self.phase = Phase::StoppingServices(ending);
         Ok(())
+    }
+
+    /// Ends the trial of the version that runs, if there is a reason: the next boot is one of the version before.
+    pub(super) fn give_up(&mut self, reason: Option<String>) {
+        let Some(reason) = reason else { return };
+        self.trial = None;
+        self.log(format!("the version on trial is given up: {reason}"));
+        if let Err(error) = trial::note(&reason) {
+            self.log(format!("the reason could not be kept: {error}"));
+        }
+        // Going down already leads there too.
+        let _ = self.begin_shutdown(Ending::Reboot);
     }
 
     /// Goes to the next phase of going down when this one is over.
@@ -99,9 +111,7 @@ impl Machine {
         let mode = match ending {
             Ending::Reboot => RebootMode::RB_AUTOBOOT,
             Ending::PowerOff => {
-                if let Some(watchdog) = self.watchdog {
-                    watchdog.disarm();
-                }
+                self.watchdog.disarm();
                 RebootMode::RB_POWER_OFF
             }
         };

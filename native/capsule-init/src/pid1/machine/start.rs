@@ -7,7 +7,8 @@ use crate::pid1::config::Config;
 use crate::pid1::logger::Logger;
 use crate::pid1::status::History;
 use crate::pid1::supervisor::Supervisor;
-use crate::pid1::watchdog::Watchdog;
+use crate::pid1::trial::Trial;
+use crate::pid1::watchdog::WatchdogSlot;
 use crate::pid1::{Role, SHUTDOWN_FILE, mounts};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::reboot::set_cad_enabled;
@@ -53,7 +54,8 @@ fn start(role: Role, config: &Config, notes: &[String]) -> nix::Result<(Machine,
         supervisor: Supervisor::new(config.services.clone(), now),
         histories: vec![History::default(); config.services.len()],
         logger: Logger::start(config)?,
-        watchdog: None,
+        watchdog: WatchdogSlot::none(),
+        trial: None,
         phase: Phase::Up,
         childless: false,
     };
@@ -78,16 +80,10 @@ impl Machine {
         if let Err(error) = set_cad_enabled(false) {
             self.log(format!("Ctrl-Alt-Del stays with the kernel: {error}"));
         }
-        if let Some(path) = watchdog.filter(|path| path.exists()) {
-            match Watchdog::open(path, now) {
-                Ok((watchdog, accepted)) => {
-                    if let Err(error) = accepted {
-                        self.log(format!("{}: keeps its own timeout: {error}", path.display()));
-                    }
-                    self.watchdog = Some(watchdog);
-                }
-                Err(error) => self.log(format!("{}: no watchdog: {error}", path.display())),
-            }
+        self.watchdog = WatchdogSlot::awaiting(watchdog, now);
+        self.trial = Trial::found(now);
+        if self.trial.is_some() {
+            self.log("the version that runs is on trial".into());
         }
     }
 }
