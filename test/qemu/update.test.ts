@@ -1,0 +1,161 @@
+/**
+ * Updates of a real machine: pushed, broken and gone on with, tried, confirmed; and versions that do not work, each of which
+ * undoes itself. ALL=1 also tries one without a network (four minutes more).
+ */
+import assert from "node:assert/strict";
+import { execFileSync } from "node:child_process";
+import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { setTimeout as sleep } from "node:timers/promises";
+import { buildSlot, type Slot } from "../../image/slot.ts";
+import { writeUpdate } from "../../image/update.ts";
+import { signingKey } from "../../image/update-key.ts";
+import { QemuHost } from "../support/qemu/qemu-host.ts";
+import { TestCapsule } from "../support/test-capsule.ts";
+
+const minuteMs = 60_000;
+/** A boot that fails, its ten seconds of panic, and one that does not, beside another machine. */
+const outcomeMs = 12 * minuteMs;
+
+interface Status {
+  readonly slots: readonly { readonly name: string; readonly running?: boolean; readonly version?: string }[];
+  readonly trial?: { readonly version: string; readonly running?: boolean; readonly faults?: readonly string[] };
+  readonly push?: { readonly receivedBytes?: string };
+  readonly last?: { readonly result: string; readonly version: string; readonly reason?: string };
+}
+
+let capsule: TestCapsule;
+let host: QemuHost;
+let slot: Slot;
+before(async () => {
+  capsule = await TestCapsule.startMachine("update", ["busybox"]);
+  assert.ok(capsule.host instanceof QemuHost);
+  host = capsule.host;
+  slot = await buildSlot();
+  const manifest =
+    'kind: Container\nname: witness\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s}\n';
+  assert.equal((await capsule.apply(manifest, "--wait=60s")).code, 0);
+});
+after(async () => {
+  if (process.env["KEEP_CONSOLE"] !== undefined) writeFileSync(process.env["KEEP_CONSOLE"], host.machine.console());
+  await capsule?.stop();
+});
+
+const status = async (): Promise<Status> =>
+  JSON.parse(await capsule.ctl(["capsule", "update", "status", "-o", "json"])) as Status;
+const running = ({ slots }: Status): string => slots.find((one) => one.running)?.name ?? "";
+
+async function until(what: string, holds: (status: Status) => boolean): Promise<Status> {
+  const deadline = Date.now() + outcomeMs;
+  for (let found: Status | undefined; ; ) {
+    found = await status().catch(() => undefined);
+    if (found !== undefined && holds(found)) return found;
+    if (Date.now() > deadline)
+      throw new Error(`not ${what}: ${JSON.stringify(found)}\n${host.machine.console().slice(-2_000)}`);
+    await sleep(2_000);
+  }
+}
+
+async function bundle(version: string, changes: Partial<Slot> = {}, key = signingKey()): Promise<string> {
+  const path = join(capsule.dir, `${version}.tar`);
+  await writeUpdate({ ...slot, ...changes }, { version, epoch: 1, key }, path);
+  return path;
+}
+
+/** An initramfs that puts files over those of the root (image/initramfs/init). */
+function initrdWith(files: Readonly<Record<string, string>>): string {
+  const tree = join(capsule.dir, "extra");
+  for (const [path, content] of Object.entries(files)) {
+    mkdirSync(join(tree, "extra", path, ".."), { recursive: true });
+    writeFileSync(join(tree, "extra", path), content, { mode: 0o755 });
+  }
+  const archive = execFileSync("sh", [
+    ...["-ec", 'cd "$1"; find . -mindepth 1 | cpio --quiet --create --format=newc --owner=0:0; rm -r "$1"', "sh", tree],
+  ]);
+  const own = readFileSync(slot.initrd);
+  const target = join(capsule.dir, "initrd");
+  // Archives begin at multiples of four bytes.
+  writeFileSync(target, Buffer.concat([own, Buffer.alloc((4 - (own.length % 4)) % 4), archive]));
+  return target;
+}
+
+async function untilRolledBack(version: string, slotBefore: string): Promise<string> {
+  const found = await until(`rolled back from ${version}`, ({ last }) => last?.version === version);
+  assert.equal(found.last?.result, "rolledBack");
+  assert.equal(running(found), slotBefore);
+  assert.equal(found.slots.find(({ name }) => name !== slotBefore)?.version ?? "", "", "its slot is empty");
+  assert.match(
+    await capsule.ctl(["capsule", "info", "-o", "json"]),
+    new RegExp(`The update to ${version} was rolled back`),
+  );
+  await capsule.until("witness", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running again", 3 * minuteMs);
+  return found.last?.reason ?? "";
+}
+
+test("a bundle that a stranger signed is refused, and nothing was begun", { timeout: 5 * minuteMs }, async () => {
+  const tiny = join(capsule.dir, "tiny");
+  writeFileSync(tiny, "content");
+  const key = generateKeyPairSync("ed25519").privateKey;
+  const path = await bundle("6.6.6", { vmlinuz: tiny, initrd: tiny, squashfs: tiny }, key);
+  const { code, stderr } = await capsule.try(["capsule", "update", "push", path]);
+  assert.equal(code, 4, stderr);
+  assert.match(stderr, /signed by none of the 1 keys/);
+  const { push, trial } = await status();
+  assert.deepEqual([push, trial], [undefined, undefined]);
+  const { stderr: none } = await capsule.try(["capsule", "update", "confirm"]);
+  assert.match(none, /No update is waiting to be confirmed/);
+});
+
+test("1 to 2: capsuled is killed in the middle of the push, which goes on; tried, confirmed", {
+  timeout: 25 * minuteMs,
+}, async () => {
+  const path = await bundle("2.0.0");
+  const pushing = capsule.try(["capsule", "update", "push", path], "", 10 * minuteMs);
+  await until("half way", ({ push }) => Number(push?.receivedBytes ?? 0) > 40 * 1024 * 1024);
+  await capsule.killCapsuled();
+  const { code, stderr } = await pushing;
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /going on at/);
+  const trial = await until("on trial", (found) => found.trial?.running === true && running(found) === "b");
+  assert.equal(trial.trial?.version, "2.0.0");
+  assert.match(await host.exec(["cat", "/proc/cmdline"]), /capsule\.slot=b capsule\.trial=1/);
+  assert.match(await host.exec(["cat", "/perm/log/init.log"]), /\/dev\/watchdog: armed/);
+  await capsule.until("witness", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running again", 3 * minuteMs);
+  const again = await capsule.try(["capsule", "update", "push", path]);
+  assert.match(again.stderr, /while a version is on trial/);
+  await until("healthy", ({ trial: found }) => (found?.faults ?? []).length === 0);
+  await capsule.ctl(["capsule", "update", "confirm"]);
+  const done = await status();
+  assert.deepEqual([done.trial, done.last?.result, done.last?.version], [undefined, "confirmed", "2.0.0"]);
+  assert.match(await host.exec(["tail", "-n", "20", "/perm/log/init.log"]), /the version on trial was confirmed/);
+});
+
+test("2 to one whose root cannot be mounted: the kernel panics, and 2 is back", {
+  timeout: 20 * minuteMs,
+}, async () => {
+  const from = running(await status());
+  const squashfs = join(capsule.dir, "garbage");
+  writeFileSync(squashfs, randomBytes(1024 * 1024));
+  await capsule.ctl(["capsule", "update", "push", await bundle("3.0.0", { squashfs })], "", 5 * minuteMs);
+  assert.match(await untilRolledBack("3.0.0", from), /its kernel panicked, it hung, or the power was cut/);
+  assert.match(host.machine.console(), /cannot be mounted: it is empty or damaged/);
+});
+
+test("2 to one whose capsuled ends at once: it is back on 2, and says so", { timeout: 25 * minuteMs }, async () => {
+  const from = running(await status());
+  const initrd = initrdWith({ "usr/lib/capsule/capsuled.mjs": "process.exit(3);\n" });
+  await capsule.ctl(["capsule", "update", "push", await bundle("4.0.0", { initrd })], "", 10 * minuteMs);
+  assert.match(await untilRolledBack("4.0.0", from), /capsuled crashed 6 times, at last with exit code 3/);
+});
+
+test("2 to one without a network: it is back on 2, and says so", {
+  timeout: 30 * minuteMs,
+  skip: process.env["ALL"] === undefined && "only with ALL=1",
+}, async () => {
+  const from = running(await status());
+  const initrd = initrdWith({ "usr/lib/capsule/first-link": "#!/bin/sh\nexec sleep infinity\n" });
+  await capsule.ctl(["capsule", "update", "push", await bundle("5.0.0", { initrd })], "", 10 * minuteMs);
+  assert.match(await untilRolledBack("5.0.0", from), /the network was away/);
+});
