@@ -52,7 +52,8 @@ export async function buildImage(options: ImageOptions = {}): Promise<void> {
 async function diskPrograms(): Promise<string> {
   const hash = createHash("sha256");
   const dir = join(import.meta.dirname, "disk");
-  for (const name of (await readdir(dir)).sort()) hash.update(name).update(await readFile(join(dir, name)));
+  for (const name of [...(await readdir(dir)).sort(), "../grub/grub.cfg"])
+    hash.update(name).update(await readFile(join(dir, name)));
   return hash.digest("hex");
 }
 
