@@ -9,7 +9,7 @@ import { epoch } from "./epoch.ts";
 import { productVersion } from "./layer.ts";
 import { buildDir } from "./paths.ts";
 import { writeSbom } from "./sbom.ts";
-import { buildSlot } from "./slot.ts";
+import { buildSlot, type Slot } from "./slot.ts";
 import { writeUpdate } from "./update.ts";
 import { signingKey } from "./update-key.ts";
 
@@ -46,6 +46,11 @@ export async function buildImage(options: ImageOptions = {}): Promise<void> {
   }
   await writeUpdate(slot, { version: await productVersion(), epoch, key: signingKey() }, updatePath);
   await writeSbom(sbomPath);
+}
+
+/** The slot that build/disk.raw was made of, whatever has changed since. */
+export async function builtSlot(): Promise<Slot> {
+  return (JSON.parse(await readFile(diskKeyPath, "utf8")) as { slot: Slot }).slot;
 }
 
 /** Digest of what writes a disk. */

@@ -1,6 +1,6 @@
 /**
  * Updates of a real machine: pushed, broken and gone on with, tried, confirmed; and versions that do not work, each of which
- * undoes itself. ALL=1 also tries one without a network (four minutes more).
+ * undoes itself. ALL=1 also tries one that hangs, and one without a network (ten minutes more).
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
@@ -9,7 +9,8 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
-import { buildSlot, type Slot } from "../../image/slot.ts";
+import { builtSlot } from "../../image/image.ts";
+import type { Slot } from "../../image/slot.ts";
 import { writeUpdate } from "../../image/update.ts";
 import { signingKey } from "../../image/update-key.ts";
 import { QemuHost } from "../support/qemu/qemu-host.ts";
@@ -33,7 +34,7 @@ before(async () => {
   capsule = await TestCapsule.startMachine("update", ["busybox"]);
   assert.ok(capsule.host instanceof QemuHost);
   host = capsule.host;
-  slot = await buildSlot();
+  slot = await builtSlot();
   const manifest =
     'kind: Container\nname: witness\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s}\n';
   assert.equal((await capsule.apply(manifest, "--wait=60s")).code, 0);
@@ -148,6 +149,18 @@ test("2 to one whose capsuled ends at once: it is back on 2, and says so", { tim
   const initrd = initrdWith({ "usr/lib/capsule/capsuled.mjs": "process.exit(3);\n" });
   await capsule.ctl(["capsule", "update", "push", await bundle("4.0.0", { initrd })], "", 10 * minuteMs);
   assert.match(await untilRolledBack("4.0.0", from), /capsuled crashed 6 times, at last with exit code 3/);
+});
+
+test("2 to one that hangs: the watchdog bites, and 2 is back", {
+  timeout: 30 * minuteMs,
+  skip: process.env["ALL"] === undefined && "only with ALL=1",
+}, async () => {
+  const from = running(await status());
+  await capsule.ctl(["capsule", "update", "push", await bundle("7.0.0")], "", 10 * minuteMs);
+  await until("on trial", (found) => found.trial?.running === true && running(found) !== from);
+  // PID 1, and with it everything that it started: nobody feeds the watchdog, and nobody can restart the machine.
+  await host.exec(["sh", "-c", "echo 1 >/sys/fs/cgroup/system/cgroup.freeze"]).catch(() => undefined);
+  assert.match(await untilRolledBack("7.0.0", from), /its kernel panicked, it hung, or the power was cut/);
 });
 
 test("2 to one without a network: it is back on 2, and says so", {
