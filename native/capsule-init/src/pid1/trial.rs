@@ -17,12 +17,26 @@ const JUDGE: &str = "capsuled";
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 /// Ends of capsuled. With the supervisor's pauses they take 3 s and the time of the starts.
 const MAX_ENDS: u32 = 6;
+/// Exists when /perm is the disk's: a capsuled that crashes at once does so before that, and the reason is for the disk.
+const PERM_READY: &str = "/run/capsule/perm-ready";
+/// How long the disk is waited for. Without it, there is only no reason to read.
+const PERM_PATIENCE: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What is watched until the version is confirmed.
 #[derive(Debug)]
 pub struct Trial {
     until: Instant,
     ends: u32,
+    lost: Option<Lost>,
+}
+
+/// Given up, as soon as that can be written down.
+#[derive(Debug)]
+struct Lost {
+    reason: String,
+    look_at: Instant,
+    until: Instant,
 }
 
 #[derive(Deserialize)]
@@ -42,24 +56,39 @@ impl Trial {
         boot.trial.then_some(Self {
             until: now + LIMIT,
             ends: 0,
+            lost: None,
         })
     }
 
     pub fn deadline(&self) -> Instant {
-        self.until
+        self.lost.as_ref().map_or(self.until, |lost| lost.look_at)
     }
 
-    /// A service has ended by itself. Returns why the version is given up, if it is.
-    pub fn ended(&mut self, service: &str, exit: &str) -> Option<String> {
+    /// A service has ended by itself.
+    pub fn ended(&mut self, service: &str, exit: &str, now: Instant) {
         if service != JUDGE {
-            return None;
+            return;
         }
         self.ends += 1;
-        (self.ends >= MAX_ENDS).then(|| format!("{JUDGE} crashed {} times, at last with {exit}", self.ends))
+        if self.ends >= MAX_ENDS && self.lost.is_none() {
+            self.lost = Some(Lost {
+                reason: format!("{JUDGE} crashed {} times, at last with {exit}", self.ends),
+                look_at: now,
+                until: now + PERM_PATIENCE,
+            });
+        }
     }
 
-    /// Returns why the version is given up, if its time is.
-    pub fn tick(&self, now: Instant) -> Option<String> {
+    /// Returns why the version is given up, if it is and that can be kept.
+    pub fn tick(&mut self, now: Instant) -> Option<String> {
+        self.tick_with(now, Path::new(PERM_READY).exists())
+    }
+
+    fn tick_with(&mut self, now: Instant, perm_is_ready: bool) -> Option<String> {
+        if let Some(lost) = &mut self.lost {
+            lost.look_at = now + LOOK_EVERY;
+            return (perm_is_ready || lost.until <= now).then(|| lost.reason.clone());
+        }
         (self.until <= now).then(|| format!("it was not confirmed within {} min", LIMIT.as_secs() / 60))
     }
 }
@@ -98,22 +127,43 @@ mod tests {
 
     #[test]
     fn is_given_up_when_capsuled_crashes_again_and_again_and_for_no_other_service() {
-        let mut trial = trial();
+        let (mut trial, now) = (trial(), Instant::now());
         for _ in 0..100 {
-            assert_eq!(trial.ended("containerd", "exit code 1"), None);
+            trial.ended("containerd", "exit code 1", now);
         }
         for _ in 1..MAX_ENDS {
-            assert_eq!(trial.ended("capsuled", "exit code 1"), None);
+            trial.ended("capsuled", "exit code 1", now);
         }
-        let reason = trial.ended("capsuled", "killed by SIGSEGV").unwrap();
-        assert_eq!(reason, "capsuled crashed 6 times, at last with killed by SIGSEGV");
+        assert_eq!(trial.tick_with(now, true), None);
+        trial.ended("capsuled", "killed by SIGSEGV", now);
+        assert_eq!(trial.deadline(), now, "at once");
+        let reason = "capsuled crashed 6 times, at last with killed by SIGSEGV";
+        assert_eq!(trial.tick_with(now, true).as_deref(), Some(reason));
+    }
+
+    #[test]
+    fn waits_for_the_disk_that_keeps_the_reason_but_not_for_ever() {
+        let (mut trial, now) = (trial(), Instant::now());
+        for _ in 0..MAX_ENDS {
+            trial.ended("capsuled", "exit code 1", now);
+        }
+        assert_eq!(trial.tick_with(now, false), None);
+        assert_eq!(trial.deadline(), now + LOOK_EVERY);
+        // What comes meanwhile does not put it off.
+        trial.ended("capsuled", "exit code 2", now + PERM_PATIENCE / 2);
+        assert_eq!(trial.tick_with(now + PERM_PATIENCE - LOOK_EVERY, false), None);
+        let reason = "capsuled crashed 6 times, at last with exit code 1";
+        assert_eq!(trial.tick_with(now + PERM_PATIENCE, false).as_deref(), Some(reason));
     }
 
     #[test]
     fn is_given_up_when_its_time_is_over() {
-        let trial = trial();
+        let mut trial = trial();
         let end = trial.deadline();
-        assert_eq!(trial.tick(end - Duration::from_secs(1)), None);
-        assert_eq!(trial.tick(end), Some("it was not confirmed within 30 min".into()));
+        assert_eq!(trial.tick_with(end - Duration::from_secs(1), true), None);
+        assert_eq!(
+            trial.tick_with(end, true),
+            Some("it was not confirmed within 30 min".into())
+        );
     }
 }

@@ -45,9 +45,10 @@ impl Machine {
             None => format!("{}: ended ({exit})", self.name(index)),
         });
         if !asked && self.phase.ending().is_none() {
-            let name = self.name(index).to_owned();
-            let reason = self.trial.as_mut().and_then(|trial| trial.ended(&name, &exit));
-            self.give_up(reason);
+            if let Some(trial) = &mut self.trial {
+                let name = &self.supervisor.services()[index].spec.name;
+                trial.ended(name, &exit, Instant::now());
+            }
         }
         self.histories[index].last_exit = Some(exit);
     }

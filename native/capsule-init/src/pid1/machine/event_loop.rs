@@ -64,7 +64,7 @@ impl Machine {
             if let Some(text) = self.watchdog.tick(now) {
                 self.log(text);
             }
-            let reason = self.trial.as_ref().and_then(|trial| trial.tick(now));
+            let reason = self.trial.as_mut().and_then(|trial| trial.tick(now));
             self.give_up(reason);
             if let Some(control) = &mut control {
                 control.tick(now);
