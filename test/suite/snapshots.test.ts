@@ -78,7 +78,7 @@ describe("a snapshot", () => {
     assert.equal(await sh("web", "cat /data/file"), "two\n");
     const done = await capsule.ctl(["volume", "restore", "data", "first", "--stop"]);
     const before = /is snapshot (before-restore-\S+)/.exec(done)?.[1] ?? "";
-    await capsule.until("web", ({ status }) => status.phase === "PHASE_RUNNING", "running again", 90_000);
+    await capsule.until("web", ({ status }) => status.phase === "PHASE_RUNNING", "running again", 90_000 * patience);
     assert.equal(await sh("web", "cat /data/file; ls /data"), "one\nfile\n");
     assert.ok((await names("data")).includes(before));
     await capsule.ctl(["workload", "stop", "web", "--wait"]);

@@ -140,7 +140,7 @@ describe("in a workload", () => {
       ["absent", ", readOnly: true"],
     ] as const) {
       assert.equal((await capsule.apply(sub(path, more))).code, 0);
-      await capsule.until("web", ({ status }) => /subPath/.test(status.message), "refused", 60_000);
+      await capsule.until("web", ({ status }) => /subPath/.test(status.message), "refused", 60_000 * patience);
     }
     await applied(user("web", "{volumeName: data, mountPath: /data}"));
     assert.equal(await sh("web", "ls /data/new"), "deep\n");
@@ -206,7 +206,7 @@ describe("in a workload", () => {
     await capsule.host.exec(["kill", "-9", String(again)]).catch(() => "");
     await sleep(300);
     await capsule.untilServing();
-    await capsule.until("web", ({ status }) => status.phase === "PHASE_FAILED", "ended", 60_000);
+    await capsule.until("web", ({ status }) => status.phase === "PHASE_FAILED", "ended", 60_000 * patience);
     const deadline = Date.now() + 10_000 * patience;
     while ((await leftOf(uid)) !== "") {
       assert.ok(Date.now() < deadline, "still mounted");
@@ -219,7 +219,12 @@ describe("in a workload", () => {
     await capsule.ctl(["volume", "delete", "data", "--force"]);
     assert.equal((await capsule.workload("web")).desired, "RUN_STATE_STOPPED");
     await capsule.ctl(["workload", "start", "web"]);
-    await capsule.until("web", ({ status }) => /volume "data" does not exist/.test(status.message), "failed", 60_000);
+    await capsule.until(
+      "web",
+      ({ status }) => /volume "data" does not exist/.test(status.message),
+      "failed",
+      60_000 * patience,
+    );
     await capsule.ctl(["workload", "delete", "web"]);
   });
 
