@@ -41,6 +41,7 @@ want mkfs.vfat dosfstools
 want mcopy mtools
 want sfdisk fdisk
 want cpio cpio
+want openssl openssl
 want zstd zstd
 # Pools without device-mapper: the conformance tests make one on this machine.
 want mkfs.xfs xfsprogs
