@@ -339,7 +339,7 @@ export class ContainerDriver implements RuntimeDriver {
       throw new CapsuleError("unavailable", "What looks after the container does not answer. Try again.", {
         reason: "SHIM_SILENT",
       });
-    throw new CapsuleError("precondition", "The container does not run. Start it first.", { reason: "NOT_RUNNING" });
+    throw new CapsuleError("precondition", "The workload does not run. Start it first.", { reason: "NOT_RUNNING" });
   }
 }
 

@@ -343,5 +343,5 @@ export class MicroVmDriver implements RuntimeDriver {
 }
 
 function notRunning(): CapsuleError {
-  return new CapsuleError("precondition", "The workload is not running.", { reason: "NOT_RUNNING" });
+  return new CapsuleError("precondition", "The workload does not run. Start it first.", { reason: "NOT_RUNNING" });
 }
