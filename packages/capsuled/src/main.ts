@@ -14,6 +14,7 @@ import {
   VolumeService,
   WorkloadService,
 } from "@capsule/api";
+import type { ConnectRouter } from "@connectrpc/connect";
 import { readBoot } from "./auth/boot.ts";
 import { leewayS, maxLifetimeS } from "./auth/decide.ts";
 import { Gate } from "./auth/gate.ts";
@@ -32,6 +33,7 @@ import { capsuleService, goDown, type Hardware } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
+import { ownApi } from "./server/own-api.ts";
 import { poolService } from "./server/pool.ts";
 import { reflection } from "./server/reflection.ts";
 import { updateService } from "./server/update.ts";
@@ -52,10 +54,11 @@ import { Repairs } from "./storage/volumes/repairs.ts";
 import { VolumeSessions } from "./storage/volumes/sessions.ts";
 import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
+import { Support } from "./support/support.ts";
 import { Announcer } from "./system/discovery/announcer.ts";
 import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
-import { requestConfirmed, requestShutdown } from "./system/init.ts";
+import { initStatus, requestConfirmed, requestShutdown } from "./system/init.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
 import { untilAccepts, untilExists } from "./system/ready.ts";
 import { answeringGateway, hasAddress } from "./update/health.ts";
@@ -159,56 +162,59 @@ await sessions.start();
 
 const hardware = machine.mode === "namespace" ? undefined : await openHardware();
 
-const server = await startServer({
-  port,
-  identity,
-  gate,
-  store,
-  log,
-  routes: (router) => {
-    router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
-    router.service(
-      CapsuleService,
-      capsuleService({
-        identity,
-        store,
-        machine,
-        storage,
-        poolWatch,
-        strangers: () => volumes.strangers,
-        hardware,
-        log,
-      }),
-    );
-    router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
-    router.service(
-      VolumeService,
+const routes = (router: ConnectRouter): void => {
+  router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
+  router.service(
+    CapsuleService,
+    capsuleService({
+      identity,
+      store,
+      machine,
+      storage,
+      poolWatch,
+      strangers: () => volumes.strangers,
+      hardware,
+      support: () => support,
+      log,
+    }),
+  );
+  router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
+  router.service(
+    VolumeService,
 
-      volumeService({
-        store,
-        manager: volumeManager,
-        controller: volumes,
-        snapshots,
-        exports,
-        imports,
-        repairs,
-        sessions,
-        driver,
-        storage,
-      }),
-    );
-    router.service(PoolService, poolService(poolWatch));
-    router.service(
-      UpdateService,
-      updateService({ slots, uptimeMs: () => uptime() * 1_000, reboot: () => goDown("reboot", log) }),
-    );
-    router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
-    reflection(router, [
-      ...[IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService],
-      UpdateService,
-    ]);
-  },
+    volumeService({
+      store,
+      manager: volumeManager,
+      controller: volumes,
+      snapshots,
+      exports,
+      imports,
+      repairs,
+      sessions,
+      driver,
+      storage,
+    }),
+  );
+  router.service(PoolService, poolService(poolWatch));
+  router.service(
+    UpdateService,
+    updateService({ slots, uptimeMs: () => uptime() * 1_000, reboot: () => goDown("reboot", log) }),
+  );
+  router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
+  reflection(router, [
+    ...[IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService],
+    UpdateService,
+  ]);
+};
+const support = new Support({
+  store,
+  databasePath,
+  workloadsDir,
+  api: ownApi(routes, log),
+  isNamespace: machine.mode === "namespace",
+  initStatus,
 });
+const server = await startServer({ port, identity, gate, store, log, routes });
 log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "capsuled serves");
 updates?.start({
   observe: async () => ({

@@ -46,6 +46,16 @@ export function addCapsuleCommands(program: Command): void {
     .action(async (options: { dryRun?: boolean; yes?: boolean }, command: Command) =>
       (await actions()).repair(globalsOf(command), options),
     );
+  capsule
+    .command("support-bundle [file]")
+    .description("collect into a tar.gz what somebody needs who is to help, without secrets (docs/operations.md)")
+    .option("--workload-logs", "also the last lines that workloads wrote, whatever is in them")
+    .option("--force", "replace a file that exists")
+    .action(
+      async (file: string | undefined, options: { workloadLogs?: boolean; force?: boolean }, command: Command) => {
+        await (await import("./support-bundle-actions.ts")).supportBundle(globalsOf(command), file, options);
+      },
+    );
   addUpdateCommands(capsule);
   for (const [verb, text] of [
     ["reboot", "stop the workloads in order and restart it"],

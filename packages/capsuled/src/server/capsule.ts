@@ -12,6 +12,7 @@ import { CapsuleError } from "../errors.ts";
 import type { PoolWatch } from "../storage/pool/watch.ts";
 import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { Store } from "../store/store.ts";
+import type { Support } from "../support/support.ts";
 import type { Disk } from "../system/disks.ts";
 import { initStatus, requestShutdown } from "../system/init.ts";
 import { readSystemLogs } from "../system/logs.ts";
@@ -49,6 +50,7 @@ export function capsuleService({
   poolWatch,
   strangers,
   hardware,
+  support,
   log,
 }: {
   readonly identity: ServerIdentity;
@@ -59,6 +61,8 @@ export function capsuleService({
   /** Disks of no volume, as POOL/NAME. */
   readonly strangers: () => readonly string[];
   readonly hardware: Hardware | undefined;
+  /** It asks this service too, so it is made after it. */
+  readonly support: () => Support;
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
@@ -148,6 +152,17 @@ export function capsuleService({
           filesystems: await readFilesystems(),
           capsuledMemoryBytes: BigInt(process.memoryUsage.rss()),
         };
+      }
+    },
+    async *supportBundle({ workloadLogs }, context) {
+      for await (const output of support().bundle(workloadLogs, callOf(context).signal)) {
+        if (output.kind === "progress") yield { output: { case: "progress" as const, value: output } };
+        else if (output.kind === "data") yield { output: { case: "data" as const, value: output.data } };
+        else {
+          const { files, faults, sizeBytes } = output;
+          const value = { files, faults: [...faults], sizeBytes: BigInt(sizeBytes) };
+          yield { output: { case: "end" as const, value } };
+        }
       }
     },
     async setHostname({ hostname }) {

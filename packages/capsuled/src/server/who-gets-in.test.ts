@@ -55,6 +55,7 @@ const table: Readonly<Record<string, Expected>> = {
   "CapsuleService/GetMetrics": "viewer",
   "CapsuleService/SystemLogs": "viewer",
   "CapsuleService/SystemStats": "viewer",
+  "CapsuleService/SupportBundle": "admin",
   "CapsuleService/SetHostname": "admin",
   "CapsuleService/RepairPerm": "admin",
   "CapsuleService/Reboot": "admin",

@@ -89,6 +89,16 @@ export class Database {
     }
   }
 
+  /** Number of the schema, and rows of each table. */
+  facts(): { readonly schema: number; readonly rows: Readonly<Record<string, number>> } {
+    const tables = this.all("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name");
+    const rows = tables.map(({ name }): [string, number] => [
+      String(name),
+      Number(this.get(`SELECT count(*) AS n FROM "${name}"`)?.["n"]),
+    ]);
+    return { schema: Number(this.get("PRAGMA user_version")?.["user_version"]), rows: Object.fromEntries(rows) };
+  }
+
   /** Calls back once the current transaction is durable; never when it is rolled back. At once outside of one. */
   afterCommit(callback: () => void): void {
     if (this.#inTransaction) this.#afterCommit.push(callback);

@@ -56,6 +56,11 @@ export class Store {
     return this.#db.transaction(work);
   }
 
+  /** Number of the schema, and rows of each table. */
+  facts(): ReturnType<Database["facts"]> {
+    return this.#db.facts();
+  }
+
   close(): void {
     this.#db.close();
   }

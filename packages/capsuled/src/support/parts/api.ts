@@ -1,0 +1,82 @@
+/** What the API tells of the capsule's objects, as capsulectl shows it with `-o json`, without what is secret in it. */
+import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
+import {
+  type CapsuleService,
+  GetInfoResponseSchema,
+  GetUpdateStatusResponseSchema,
+  type IdentityService,
+  type ImageService,
+  ListAuditResponseSchema,
+  ListImagesResponseSchema,
+  ListKeysResponseSchema,
+  ListPoolsResponseSchema,
+  ListRegistriesResponseSchema,
+  ListSnapshotsResponseSchema,
+  ListVolumesResponseSchema,
+  ListWorkloadsResponseSchema,
+  type PoolService,
+  type UpdateService,
+  type VolumeService,
+  type WorkloadService,
+} from "@capsule/api";
+import type { Client } from "@connectrpc/connect";
+import type { Part, PartList } from "../part.ts";
+import { registryWithoutSecrets, specWithoutSecrets } from "../secrets.ts";
+
+/** The capsule's own API, asked from within. */
+export interface OwnApi {
+  readonly identity: Client<typeof IdentityService>;
+  readonly capsule: Client<typeof CapsuleService>;
+  readonly workloads: Client<typeof WorkloadService>;
+  readonly volumes: Client<typeof VolumeService>;
+  readonly pools: Client<typeof PoolService>;
+  readonly images: Client<typeof ImageService>;
+  readonly updates: Client<typeof UpdateService>;
+}
+
+const auditEntries = 1_000;
+const largeBytes = 8 * 1024 ** 2;
+
+/** `hasSlots`: there are updates to tell of. */
+export function apiParts(api: OwnApi, hasSlots: boolean): (Part | PartList)[] {
+  return [
+    messagePart("capsule.json", GetInfoResponseSchema, () => api.capsule.getInfo({})),
+    messagePart("workloads.json", ListWorkloadsResponseSchema, async () => {
+      const answer = await api.workloads.listWorkloads({});
+      for (const workload of answer.workloads)
+        if (workload.spec !== undefined) workload.spec = specWithoutSecrets(workload.spec);
+      return answer;
+    }),
+    messagePart("pools.json", ListPoolsResponseSchema, () => api.pools.listPools({})),
+    messagePart("volumes.json", ListVolumesResponseSchema, () => api.volumes.listVolumes({})),
+    {
+      name: "snapshots",
+      list: async () =>
+        (await api.volumes.listVolumes({})).volumes.map(({ spec }) =>
+          messagePart(`snapshots/${spec?.name}.json`, ListSnapshotsResponseSchema, () =>
+            api.volumes.listSnapshots({ volume: spec?.name ?? "" }),
+          ),
+        ),
+    },
+    messagePart("images.json", ListImagesResponseSchema, () => api.images.listImages({})),
+    messagePart("registries.json", ListRegistriesResponseSchema, async () => {
+      const answer = await api.images.listRegistries({});
+      answer.registries = answer.registries.map(registryWithoutSecrets);
+      return answer;
+    }),
+    messagePart("keys.json", ListKeysResponseSchema, () => api.identity.listKeys({})),
+    messagePart("audit.json", ListAuditResponseSchema, () => api.identity.listAudit({ limit: auditEntries })),
+    ...(hasSlots
+      ? [messagePart("update.json", GetUpdateStatusResponseSchema, () => api.updates.getUpdateStatus({}))]
+      : []),
+    { name: "metrics.txt", limitBytes: largeBytes, collect: async () => (await api.capsule.getMetrics({})).text },
+  ];
+}
+
+function messagePart<D extends DescMessage>(name: string, schema: D, ask: () => Promise<MessageShape<D>>): Part {
+  return {
+    name,
+    limitBytes: largeBytes,
+    collect: async () => `${JSON.stringify(toJson(schema, await ask(), { alwaysEmitImplicit: true }), undefined, 2)}\n`,
+  };
+}
