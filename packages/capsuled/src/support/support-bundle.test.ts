@@ -128,7 +128,7 @@ describe("collectPart", () => {
     assert.match(failed.text ?? "", /^\$ sh .*\n(out\nerr|err\nout)\n/);
     assert.match(failed.faults[0] ?? "", /ended with 3$/);
     const missing = await collectPart(commandPart("x", ["no-such-program"], ["echo", "on"]), never);
-    assert.match(missing.faults[0] ?? "", /no-such-program .*ENOENT/);
+    assert.match(missing.faults[0] ?? "", /^no-such-program: .*ENOENT/);
     assert.match(missing.text ?? "", /\$ echo on\non\n/);
   });
 

@@ -35,6 +35,8 @@ export interface OwnApi {
 }
 
 const auditEntries = 1_000;
+/** What is asked of containerd and LVM takes long on a busy machine. */
+const timeoutMs = 30_000;
 const largeBytes = 8 * 1024 ** 2;
 
 /** `hasSlots`: there are updates to tell of. */
@@ -77,6 +79,7 @@ function messagePart<D extends DescMessage>(name: string, schema: D, ask: () => 
   return {
     name,
     limitBytes: largeBytes,
+    timeoutMs,
     collect: async () => `${JSON.stringify(toJson(schema, await ask(), { alwaysEmitImplicit: true }), undefined, 2)}\n`,
   };
 }

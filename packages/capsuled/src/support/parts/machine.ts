@@ -64,7 +64,7 @@ export function machineParts({ isMachine, initStatus }: MachineFacts): Part[] {
     commandPart(
       "machine/containerd.txt",
       ...["containers", "tasks", "snapshots"].map((kind) => [
-        ...["ctr", "--connect-timeout", "1s", "--timeout", "5s", "--namespace", "capsule", kind, "list"],
+        ...["ctr", "--connect-timeout", "2s", "--timeout", "5s", "--namespace", "capsule", kind, "list"],
       ]),
     ),
   ];

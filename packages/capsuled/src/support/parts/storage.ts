@@ -6,14 +6,14 @@ import { filePart, filesPart } from "./files.ts";
 const lvmColumns = {
   pvs: "pv_all",
   vgs: "vg_name,vg_size,vg_free,vg_extent_size,vg_tags",
-  lvs: "lv_name,lv_attr,lv_size,pool_lv,origin,data_percent,metadata_percent,lv_when_full,seg_monitor,lv_tags",
+  lvs: "lv_name,lv_attr,lv_size,pool_lv,origin,lv_when_full,seg_monitor,lv_tags",
 };
 
 /** `hasLvm`: it runs on disks of its own, and not in a namespace. */
 export function storageParts(hasLvm: boolean): Part[] {
   const lvm = (command: keyof typeof lvmColumns): string[] => [
     ...["lvm", command, ...(command === "lvs" ? ["-a"] : [])],
-    // Without it LVM waits for whoever holds its lock, and may write.
+    // Without it LVM waits for whoever holds its lock, and may write; what is in use only device-mapper tells then.
     ...["--readonly", "--units", "b", "-o", lvmColumns[command]],
   ];
   return [
