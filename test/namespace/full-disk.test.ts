@@ -72,6 +72,10 @@ test("a full disk is said, what runs goes on, and what waited starts when there 
     assert.match(status.message, /no space left|disk/i);
   } else assert.match(applied.stderr, /disk/);
   assert.match((await capsule.try(["capsule", "info"])).stderr, /nearly full/);
+  // Whoever is to help can be told.
+  const bundle = await capsule.try(["capsule", "support-bundle", join(capsule.dir, "full.tar.gz")]);
+  assert.equal(bundle.code, 0, bundle.stderr);
+  assert.doesNotMatch(bundle.stderr, /Not in it/);
   assert.equal((await capsule.workload("before")).status.pid, pid, "what runs is not touched");
   rmSync(filler);
   assert.equal((await capsule.apply(manifest("later"), "--wait=70s")).code, 0);
