@@ -3,14 +3,15 @@ import { mark } from "./patterns.ts";
 
 /** Of what is looked for: a shorter one would be found everywhere. */
 const minLength = 6;
-const hashes = 2 ** 16;
+/** Hashes have 16 bits. */
+const hashMask = 0xffff;
 const base = 31;
 /** What the oldest character of a window counts. */
-const oldest = base ** (minLength - 1) % hashes;
+const oldest = (base ** (minLength - 1)) & hashMask;
 
 export class KnownValues {
   readonly #byStart = new Map<string, string[]>();
-  readonly #starts = new Uint8Array(hashes);
+  readonly #starts = new Uint8Array(hashMask + 1);
 
   constructor(values: Iterable<string>) {
     for (const form of new Set([...values].flatMap(formsOf))) {
@@ -19,7 +20,7 @@ export class KnownValues {
       if (same === undefined) this.#byStart.set(start, [form]);
       else same.push(form);
       let hash = 0;
-      for (let i = 0; i < minLength; i++) hash = (hash * base + start.charCodeAt(i)) % hashes;
+      for (let i = 0; i < minLength; i++) hash = (hash * base + start.charCodeAt(i)) & hashMask;
       this.#starts[hash] = 1;
     }
     // Of two that begin alike the longer one is taken whole.
@@ -33,8 +34,8 @@ export class KnownValues {
     let from = 0;
     let hash = 0;
     for (let i = 0; i < text.length; i++) {
-      if (i >= minLength) hash = (hash + hashes - ((text.charCodeAt(i - minLength) * oldest) % hashes)) % hashes;
-      hash = (hash * base + text.charCodeAt(i)) % hashes;
+      if (i >= minLength) hash = (hash - Math.imul(text.charCodeAt(i - minLength), oldest)) & hashMask;
+      hash = (hash * base + text.charCodeAt(i)) & hashMask;
       const start = i - minLength + 1;
       if (start < from || this.#starts[hash] !== 1) continue;
       const found = this.#byStart
