@@ -310,7 +310,7 @@ test("where announcing is not possible everything else is, and it is tried again
   await seen.shows("b", isB);
 });
 
-test("one that is shut down is gone at once; one that is cut off, when what it said has expired", async () => {
+test("one that is shut down is gone at once; one that is cut off (only with ALL=1), when what it said has expired", async () => {
   const seen = watch();
   await seen.shows("a", isA);
   await seen.shows("b", isB);
@@ -318,6 +318,8 @@ test("one that is shut down is gone at once; one that is cut off, when what it s
   const cutAt = Date.now();
   await b.host.exec(["capsule-init", "ctl", "stop", "capsuled"]);
   await seen.gone(b, 8_000);
+  // Two minutes of waiting; that what has expired is forgotten is in the cache's own test too.
+  if (process.env["ALL"] === undefined) return;
   await seen.gone(a, 140_000);
   assert.ok(Date.now() - cutAt > 30_000, "a was taken back, while nobody was there to do it");
 });

@@ -36,5 +36,15 @@ test("it runs on KVM: logs, commands, a volume that keeps what was written", { t
   await capsule.ctl(["workload", "restart", "vm", "--wait=600s"]);
   console.log(`again RUNNING after ${Date.now() - again} ms`);
   assert.equal(await sh("cat /data/file"), "kept\n");
+  // Another capsuled does not ask once more, which beside a machine that runs takes longer than anybody waits.
+  await capsule.killCapsuled();
+  await capsule.startCapsuled();
+  await capsule.untilServing();
+  await capsule.ctl(["workload", "restart", "vm", "--wait=600s"]);
+  assert.equal(await sh("cat /data/file"), "kept\n");
+  assert.match(
+    await capsule.host.exec(["sh", "-c", "tr '\\0' ' ' </proc/$(pidof -s qemu-system-x86_64-microvm)/cmdline"]),
+    /-accel kvm/,
+  );
   await capsule.ctl(["workload", "delete", "vm"], "", 120_000);
 });
