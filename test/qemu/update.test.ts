@@ -4,66 +4,42 @@
  */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { generateKeyPairSync, randomBytes } from "node:crypto";
+import { generateKeyPairSync, type KeyObject, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { builtSlot } from "../../image/image.ts";
 import type { Slot } from "../../image/slot.ts";
-import { writeUpdate } from "../../image/update.ts";
-import { signingKey } from "../../image/update-key.ts";
-import { QemuHost } from "../support/qemu/qemu-host.ts";
-import { TestCapsule } from "../support/test-capsule.ts";
-
-const minuteMs = 60_000;
-/** A boot that fails, its ten seconds of panic, and one that does not, beside another machine. */
-const outcomeMs = 12 * minuteMs;
-
-interface Status {
-  readonly slots: readonly { readonly name: string; readonly running?: boolean; readonly version?: string }[];
-  readonly trial?: { readonly version: string; readonly running?: boolean; readonly faults?: readonly string[] };
-  readonly push?: { readonly receivedBytes?: string };
-  readonly last?: { readonly result: string; readonly version: string; readonly reason?: string };
-}
+import type { QemuHost } from "../support/qemu/qemu-host.ts";
+import type { TestCapsule } from "../support/test-capsule.ts";
+import {
+  bundleOf,
+  minuteMs,
+  runningSlot,
+  type UpdateStatus,
+  untilUpdate,
+  untilWitness,
+  updatedMachine,
+  updateStatus,
+} from "../support/updates.ts";
 
 let capsule: TestCapsule;
 let host: QemuHost;
 let slot: Slot;
 before(async () => {
-  capsule = await TestCapsule.startMachine("update", ["busybox"]);
-  assert.ok(capsule.host instanceof QemuHost);
-  host = capsule.host;
+  ({ capsule, host } = await updatedMachine("update"));
   slot = await builtSlot();
-  const manifest =
-    'kind: Container\nname: witness\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s}\n';
-  assert.equal((await capsule.apply(manifest, "--wait=60s")).code, 0);
 });
 after(async () => {
   if (process.env["KEEP_CONSOLE"] !== undefined) writeFileSync(process.env["KEEP_CONSOLE"], host.machine.console());
   await capsule?.stop();
 });
 
-const status = async (): Promise<Status> =>
-  JSON.parse(await capsule.ctl(["capsule", "update", "status", "-o", "json"])) as Status;
-const running = ({ slots }: Status): string => slots.find((one) => one.running)?.name ?? "";
-
-async function until(what: string, holds: (status: Status) => boolean): Promise<Status> {
-  const deadline = Date.now() + outcomeMs;
-  for (let found: Status | undefined; ; ) {
-    found = await status().catch(() => undefined);
-    if (found !== undefined && holds(found)) return found;
-    if (Date.now() > deadline)
-      throw new Error(`not ${what}: ${JSON.stringify(found)}\n${host.machine.console().slice(-2_000)}`);
-    await sleep(2_000);
-  }
-}
-
-async function bundle(version: string, changes: Partial<Slot> = {}, key = signingKey()): Promise<string> {
-  const path = join(capsule.dir, `${version}.tar`);
-  await writeUpdate({ ...slot, ...changes }, { version, epoch: 1, key }, path);
-  return path;
-}
+const status = (): Promise<UpdateStatus> => updateStatus(capsule);
+const until = (what: string, holds: (status: UpdateStatus) => boolean): Promise<UpdateStatus> =>
+  untilUpdate({ capsule, host }, what, holds);
+const bundle = (version: string, changes: Partial<Slot> = {}, key?: KeyObject): Promise<string> =>
+  bundleOf(capsule, { ...slot, ...changes }, version, key);
 
 /** An initramfs that puts files over those of the root (image/initramfs/init). */
 function initrdWith(files: Readonly<Record<string, string>>): string {
@@ -85,13 +61,13 @@ function initrdWith(files: Readonly<Record<string, string>>): string {
 async function untilRolledBack(version: string, slotBefore: string): Promise<string> {
   const found = await until(`rolled back from ${version}`, ({ last }) => last?.version === version);
   assert.equal(found.last?.result, "rolledBack");
-  assert.equal(running(found), slotBefore);
+  assert.equal(runningSlot(found), slotBefore);
   assert.equal(found.slots.find(({ name }) => name !== slotBefore)?.version ?? "", "", "its slot is empty");
   assert.match(
     await capsule.ctl(["capsule", "info", "-o", "json"]),
     new RegExp(`The update to ${version} was rolled back`),
   );
-  await capsule.until("witness", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running again", 3 * minuteMs);
+  await untilWitness(capsule);
   return found.last?.reason ?? "";
 }
 
@@ -119,11 +95,11 @@ test("1 to 2: capsuled is killed in the middle of the push, which goes on; tried
   const { code, stderr } = await pushing;
   assert.equal(code, 0, stderr);
   assert.match(stderr, /going on at/);
-  const trial = await until("on trial", (found) => found.trial?.running === true && running(found) === "b");
+  const trial = await until("on trial", (found) => found.trial?.running === true && runningSlot(found) === "b");
   assert.equal(trial.trial?.version, "2.0.0");
   assert.match(await host.exec(["cat", "/proc/cmdline"]), /capsule\.slot=b capsule\.trial=1/);
   assert.match(await host.exec(["cat", "/perm/log/init.log"]), /\/dev\/watchdog: armed/);
-  await capsule.until("witness", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running again", 3 * minuteMs);
+  await untilWitness(capsule);
   const again = await capsule.try(["capsule", "update", "push", path]);
   assert.match(again.stderr, /while a version is on trial/);
   await until("healthy", ({ trial: found }) => (found?.faults ?? []).length === 0);
@@ -136,7 +112,7 @@ test("1 to 2: capsuled is killed in the middle of the push, which goes on; tried
 test("2 to one whose root cannot be mounted: the kernel panics, and 2 is back", {
   timeout: 20 * minuteMs,
 }, async () => {
-  const from = running(await status());
+  const from = runningSlot(await status());
   const squashfs = join(capsule.dir, "garbage");
   writeFileSync(squashfs, randomBytes(1024 * 1024));
   await capsule.ctl(["capsule", "update", "push", await bundle("3.0.0", { squashfs })], "", 5 * minuteMs);
@@ -145,7 +121,7 @@ test("2 to one whose root cannot be mounted: the kernel panics, and 2 is back", 
 });
 
 test("2 to one whose capsuled ends at once: it is back on 2, and says so", { timeout: 25 * minuteMs }, async () => {
-  const from = running(await status());
+  const from = runningSlot(await status());
   const initrd = initrdWith({ "usr/lib/capsule/capsuled.mjs": "process.exit(3);\n" });
   await capsule.ctl(["capsule", "update", "push", await bundle("4.0.0", { initrd })], "", 10 * minuteMs);
   assert.match(await untilRolledBack("4.0.0", from), /capsuled crashed 6 times, at last with exit code 3/);
@@ -155,9 +131,9 @@ test("2 to one that hangs: the watchdog bites, and 2 is back", {
   timeout: 30 * minuteMs,
   skip: process.env["ALL"] === undefined && "only with ALL=1",
 }, async () => {
-  const from = running(await status());
+  const from = runningSlot(await status());
   await capsule.ctl(["capsule", "update", "push", await bundle("7.0.0")], "", 10 * minuteMs);
-  await until("on trial", (found) => found.trial?.running === true && running(found) !== from);
+  await until("on trial", (found) => found.trial?.running === true && runningSlot(found) !== from);
   // PID 1, and with it everything that it started: nobody feeds the watchdog, and nobody can restart the machine.
   await host.exec(["sh", "-c", "echo 1 >/sys/fs/cgroup/system/cgroup.freeze"]).catch(() => undefined);
   assert.match(await untilRolledBack("7.0.0", from), /its kernel panicked, it hung, or the power was cut/);
@@ -167,7 +143,7 @@ test("2 to one without a network: it is back on 2, and says so", {
   timeout: 30 * minuteMs,
   skip: process.env["ALL"] === undefined && "only with ALL=1",
 }, async () => {
-  const from = running(await status());
+  const from = runningSlot(await status());
   const initrd = initrdWith({ "usr/lib/capsule/first-link": "#!/bin/sh\nexec sleep infinity\n" });
   await capsule.ctl(["capsule", "update", "push", await bundle("5.0.0", { initrd })], "", 10 * minuteMs);
   assert.match(await untilRolledBack("5.0.0", from), /the network was away/);
