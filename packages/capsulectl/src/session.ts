@@ -1,30 +1,14 @@
 /** What a command works with: the capsule that was chosen, connected when it is first needed. */
 import { type Timestamp, timestampDate } from "@bufbuild/protobuf/wkt";
-import {
-  CapsuleService,
-  IdentityService,
-  ImageService,
-  PoolService,
-  UpdateService,
-  VolumeService,
-  WorkloadService,
-} from "@capsule/api";
-import type { Client } from "@connectrpc/connect";
+import { type Clients, clientsOf } from "@capsule/api/clients.ts";
 import { type Context, parseHost, readConfig, readKey } from "./config.ts";
 import { type Connection, connect, UnreachableError, useCapsuleTime } from "./connection.ts";
 import { CliError, exitCode } from "./errors.ts";
 import { metadataOf, reasonOf, toCliError } from "./rpc-errors.ts";
 
-export interface Capsule {
+export interface Capsule extends Clients {
   readonly name: string;
   readonly host: string;
-  readonly identity: Client<typeof IdentityService>;
-  readonly capsule: Client<typeof CapsuleService>;
-  readonly workloads: Client<typeof WorkloadService>;
-  readonly volumes: Client<typeof VolumeService>;
-  readonly pools: Client<typeof PoolService>;
-  readonly images: Client<typeof ImageService>;
-  readonly updates: Client<typeof UpdateService>;
 }
 
 /** Well below what the capsule tolerates. */
@@ -121,17 +105,7 @@ export function followTime(time: Timestamp | undefined, follow: (time: Date) => 
 }
 
 export function capsuleOf(name: string, connection: Connection): Capsule {
-  return {
-    name,
-    host: connection.host,
-    identity: connection.client(IdentityService),
-    capsule: connection.client(CapsuleService),
-    workloads: connection.client(WorkloadService),
-    volumes: connection.client(VolumeService),
-    pools: connection.client(PoolService),
-    images: connection.client(ImageService),
-    updates: connection.client(UpdateService),
-  };
+  return { name, host: connection.host, ...clientsOf((service) => connection.client(service)) };
 }
 
 function nonEmpty(text: string | undefined): string | undefined {

@@ -1,8 +1,9 @@
 /** Support bundles of this capsule. */
+import type { Clients } from "@capsule/api/clients.ts";
 import { CapsuleError } from "../errors.ts";
 import type { Store } from "../store/store.ts";
 import type { InitStatus } from "../system/init.ts";
-import { apiParts, type OwnApi } from "./parts/api.ts";
+import { apiParts } from "./parts/api.ts";
 import { logParts } from "./parts/logs.ts";
 import { machineParts } from "./parts/machine.ts";
 import { networkParts } from "./parts/network.ts";
@@ -16,7 +17,8 @@ export interface SupportOptions {
   readonly store: Store;
   readonly databasePath: string;
   readonly workloadsDir: string;
-  readonly api: OwnApi;
+  /** Its own, asked from within. */
+  readonly api: Clients;
   /** It runs in namespaces of a host: it has neither slots nor disks of its own. */
   readonly isNamespace: boolean;
   initStatus(): Promise<InitStatus>;

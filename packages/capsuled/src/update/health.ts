@@ -1,5 +1,6 @@
 /** Whether a capsule is as it was before an update. */
 import { networkInterfaces } from "node:os";
+import { isWorkloadLink } from "../network/names.ts";
 import { runTool } from "../tool.ts";
 import type { Fault } from "./plan.ts";
 import type { Before } from "./state.ts";
@@ -47,7 +48,7 @@ export function beforeOf({ hasAddress, gateway, workloads }: Health): Before {
 export function hasAddress(): boolean {
   return Object.entries(networkInterfaces()).some(
     ([name, addresses]) =>
-      name !== "capsule0" &&
+      !isWorkloadLink(name) &&
       (addresses ?? []).some(({ internal, address }) => !internal && !address.startsWith("fe80:")),
   );
 }

@@ -1,11 +1,8 @@
 /** What the API tells of the capsule's objects, as capsulectl shows it with `-o json`, without what is secret in it. */
 import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
 import {
-  type CapsuleService,
   GetInfoResponseSchema,
   GetUpdateStatusResponseSchema,
-  type IdentityService,
-  type ImageService,
   ListAuditResponseSchema,
   ListImagesResponseSchema,
   ListKeysResponseSchema,
@@ -14,33 +11,18 @@ import {
   ListSnapshotsResponseSchema,
   ListVolumesResponseSchema,
   ListWorkloadsResponseSchema,
-  type PoolService,
-  type UpdateService,
-  type VolumeService,
-  type WorkloadService,
 } from "@capsule/api";
-import type { Client } from "@connectrpc/connect";
+import type { Clients } from "@capsule/api/clients.ts";
 import type { Part, PartList } from "../part.ts";
 import { registryWithoutSecrets, specWithoutSecrets } from "../secrets.ts";
-
-/** The capsule's own API, asked from within. */
-export interface OwnApi {
-  readonly identity: Client<typeof IdentityService>;
-  readonly capsule: Client<typeof CapsuleService>;
-  readonly workloads: Client<typeof WorkloadService>;
-  readonly volumes: Client<typeof VolumeService>;
-  readonly pools: Client<typeof PoolService>;
-  readonly images: Client<typeof ImageService>;
-  readonly updates: Client<typeof UpdateService>;
-}
 
 const auditEntries = 1_000;
 /** What is asked of containerd and LVM takes long on a busy machine. */
 const timeoutMs = 30_000;
 const largeBytes = 8 * 1024 ** 2;
 
-/** `hasSlots`: there are updates to tell of. */
-export function apiParts(api: OwnApi, hasSlots: boolean): (Part | PartList)[] {
+/** `api`: the capsule's own, asked from within. `hasSlots`: there are updates to tell of. */
+export function apiParts(api: Clients, hasSlots: boolean): (Part | PartList)[] {
   return [
     messagePart("capsule.json", GetInfoResponseSchema, () => api.capsule.getInfo({})),
     messagePart("workloads.json", ListWorkloadsResponseSchema, async () => {
