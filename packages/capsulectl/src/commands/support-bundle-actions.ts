@@ -24,11 +24,10 @@ export async function supportBundle(
     const part = `${file}.part`;
     // What an earlier run has left has rights of its own.
     await rm(part, { force: true });
-    const out = await create(part);
+    // Before the file is there: a signal in between would leave it.
     const off = onInterrupt(() => rmSync(part, { force: true }));
     try {
-      const { files, faults, sizeBytes } = await receive(capsule, workloadLogs, out);
-      await out.sync();
+      const { files, faults, sizeBytes } = await written(part, (out) => receive(capsule, workloadLogs, out));
       // Another one may have been made meanwhile.
       refuseToReplace(file, force);
       await rename(part, file);
@@ -37,7 +36,6 @@ export async function supportBundle(
       await printDone(format, [{ kind: "support-bundle", name: capsule.name, action }]);
     } finally {
       off();
-      await out.close();
       await rm(part, { force: true });
     }
   });
@@ -67,11 +65,17 @@ async function receive({ capsule, name }: Capsule, workloadLogs: boolean, out: F
   throw new CliError("The bundle ended before its end. Nothing was written; try again.");
 }
 
-async function create(path: string): Promise<FileHandle> {
+/** Makes the file and lets `work` fill it. It is on the disk when this resolves. */
+async function written<T>(path: string, work: (out: FileHandle) => Promise<T>): Promise<T> {
+  const out = await open(path, "wx", 0o600).catch((error: Error) => {
+    throw new CliError(`${path} cannot be written: ${error.message}`);
+  });
   try {
-    return await open(path, "wx", 0o600);
-  } catch (error) {
-    throw new CliError(`${path} cannot be written: ${(error as Error).message}`);
+    const result = await work(out);
+    await out.sync();
+    return result;
+  } finally {
+    await out.close();
   }
 }
 
