@@ -35,6 +35,8 @@ export interface MachineOptions {
   readonly temporary?: boolean;
   /** Goes on from what `save` wrote, with the disks of that moment, instead of booting. */
   readonly from?: string;
+  /** Every write and flush of the first disk is also appended to this file (test/support/qemu/write-log.ts). */
+  readonly writeLog?: string;
 }
 
 export class Machine {
@@ -199,8 +201,13 @@ export async function copyDisk(from: string, to: string): Promise<void> {
   await run(["cp", "--sparse=always", "--reflink=auto", from, to]);
 }
 
+/** QEMU's block driver blklogwrites above a raw disk. */
+function logged(disk: string, log: string): string {
+  return `driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename=${disk},log.driver=file,log.filename=${log}`;
+}
+
 function argumentsOf(options: MachineOptions, firmwareDir: string, tpmSocket: string | undefined): string[] {
-  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log", from } = options;
+  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log", from, writeLog } = options;
   const serialLog = `logfile=${join(dir, "serial.log")},logappend=on`;
   const forwarded = forwards.map(([host, guest]) => `,hostfwd=tcp:127.0.0.1:${host}-:${guest}`).join("");
   return [
@@ -217,7 +224,10 @@ function argumentsOf(options: MachineOptions, firmwareDir: string, tpmSocket: st
         ].flat(),
     // No cache=unsafe: what the machine flushes is on the host's disk, so that a cut of its power is a true one.
     ...disks.flatMap((path, i) => [
-      ["-drive", `if=none,id=disk${i},file=${path},format=raw,discard=unmap,cache=writeback`],
+      [
+        "-drive",
+        `if=none,id=disk${i},${i === 0 && writeLog !== undefined ? logged(path, writeLog) : `file=${path},format=raw`},discard=unmap,cache=writeback`,
+      ],
       ["-device", `virtio-blk-pci,drive=disk${i},serial=disk${i},bootindex=${i}`],
     ]),
     ["-netdev", `user,id=net0${forwarded}`],

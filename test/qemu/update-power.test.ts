@@ -1,14 +1,19 @@
 /**
- * The power goes at a random moment of an update: while it is pushed, while the machine goes down or starts for its trial, while it is
- * confirmed or taken back. Afterwards a whole version boots, the workload runs, and what was acknowledged holds. ROUNDS=n, SEED=n.
+ * The power goes at random moments of updates. One machine is updated twice, confirmed and rolled back, while every write of its disk
+ * is logged; then the disk is made as it was at moments in between, without some of what the machine had not flushed, and booted. Each
+ * time what is started is a whole version, the one that the acknowledged calls demand, and the update can be made or given up from there.
+ * ROUNDS=n cuts, SEED=n.
  */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { setTimeout as sleep } from "node:timers/promises";
 import { builtSlot } from "../../image/image.ts";
+import { copyDisk } from "../../image/qemu/machine.ts";
 import type { Slot } from "../../image/slot.ts";
 import type { QemuHost } from "../support/qemu/qemu-host.ts";
+import { type Loss, losses, Replay, WriteLog } from "../support/qemu/write-log.ts";
 import { Random } from "../support/random.ts";
+import { type NextStart, nextStart, variantOf, versionIn } from "../support/slots.ts";
 import type { TestCapsule } from "../support/test-capsule.ts";
 import {
   bundleOf,
@@ -22,90 +27,151 @@ import {
 } from "../support/updates.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
-const rounds = Number(process.env["ROUNDS"] ?? 3);
+const rounds = Number(process.env["ROUNDS"] ?? 5);
 const random = new Random(seed);
 
-/** What is under way when the power goes, and how long after its begin that is at most, in milliseconds. */
-const moments = { push: 30_000, reboot: 20_000, boot: 90_000, confirm: 500, rollback: 10_000 } as const;
-type Moment = keyof typeof moments;
+/** Of so many moments one is booted; of the others is seen what would be. A boot takes a minute, a look some seconds. */
+const looksPerBoot = 3;
+
+/** From one acknowledged call, or other sight of the machine, to the next. */
+interface Phase {
+  readonly name: string;
+  /** Its entries in the log of writes. */
+  readonly from: number;
+  readonly to: number;
+  /** What may run after a power cut in it. */
+  readonly runs: readonly Version[];
+}
+type Version = keyof typeof slotOf;
+const slotOf = { first: "a", "2.0.0": "b", "3.0.0": "a" } as const;
 
 let capsule: TestCapsule;
 let host: QemuHost;
-let slot: Slot;
-before(async () => {
-  console.log(`SEED=${seed}`);
-  ({ capsule, host } = await updatedMachine("upower"));
-  slot = await builtSlot();
-});
-after(async () => await capsule?.stop());
+let log: WriteLog;
+let replay: Replay;
+let versions: Readonly<Record<Version, Slot>>;
+let bundles: Readonly<Record<"2.0.0" | "3.0.0", string>>;
+const phases: Phase[] = [];
 
 const update = (...args: string[]) => capsule.try(["capsule", "update", ...args], "", 10 * minuteMs);
 const until = (what: string, holds: (status: UpdateStatus) => boolean): Promise<UpdateStatus> =>
   untilUpdate({ capsule, host }, what, holds);
+const untilHealthyTrial = (): Promise<UpdateStatus> =>
+  until("healthy", ({ trial }) => trial?.running === true && !trial.faults?.length);
 
-async function pushed(...args: string[]): Promise<void> {
-  const { code, stderr } = await update("push", ...args);
-  assert.equal(code, 0, stderr);
+async function done(...args: string[]): Promise<void> {
+  const { code, stderr } = await update(...args);
+  assert.equal(code, 0, `update ${args[0]}: ${stderr}`);
 }
 
-/** Begins what is to be cut. `acknowledged`, when it has ended: whether it was done, as far as its caller knows. */
-async function begin(
-  moment: Moment,
-  bundle: string,
-  version: string,
-): Promise<{ readonly acknowledged: Promise<boolean> }> {
-  const begun = (ran: Promise<{ code: number }>) => ({ acknowledged: ran.then(({ code }) => code === 0) });
-  // It goes on by itself when the machine is back.
-  if (moment === "push") return begun(update("push", bundle, "--no-reboot"));
-  await pushed(bundle, ...(moment === "reboot" ? ["--no-reboot"] : []));
-  if (moment === "reboot") return begun(capsule.try(["capsule", "reboot"], "", minuteMs));
-  if (moment === "boot") return { acknowledged: Promise.resolve(true) };
-  await until("healthy", ({ trial }) => trial?.running === true && trial.version === version && !trial.faults?.length);
-  return begun(update(moment));
+/** One step of the life that is cut. */
+async function phase(name: string, runs: readonly Version[], step: () => Promise<unknown>): Promise<void> {
+  const from = await log.count();
+  await step();
+  const to = await log.count();
+  console.log(`${name}: writes ${from} to ${to}`);
+  phases.push({ name, from, to, runs });
 }
 
-/** Whatever was cut: a slot was started as a whole, as a trial or not, and the capsule knows which. */
-async function check(what: string): Promise<UpdateStatus> {
+async function rebootIntoTrial(): Promise<void> {
+  await capsule.ctl(["capsule", "reboot", "--yes"]);
+  await untilHealthyTrial();
+}
+
+before(async () => {
+  console.log(`SEED=${seed}`);
+  ({ capsule, host } = await updatedMachine("upower", async (disk) => {
+    const [first, writes] = [`${disk}.first`, `${disk}.writes`];
+    await copyDisk(disk, first);
+    log = await WriteLog.create(writes);
+    replay = new Replay(log, first);
+    return writes;
+  }));
+  const first = await builtSlot();
+  const second = await variantOf(first, 64, join(capsule.dir, "second"));
+  const third = await variantOf(first, 32, join(capsule.dir, "third"));
+  versions = { first, "2.0.0": second, "3.0.0": third };
+  bundles = {
+    "2.0.0": await bundleOf(capsule, second, "2.0.0"),
+    "3.0.0": await bundleOf(capsule, third, "3.0.0"),
+  };
+  // The try is arranged at the end of a push, before it is acknowledged.
+  await phase("push", ["first", "2.0.0"], () => done("push", bundles["2.0.0"], "--no-reboot"));
+  await phase("reboot and trial", ["first", "2.0.0"], rebootIntoTrial);
+  await phase("confirm", ["first", "2.0.0"], () => done("confirm"));
+  await phase("push over the version before", ["2.0.0", "3.0.0"], () => done("push", bundles["3.0.0"], "--no-reboot"));
+  await phase("reboot and trial of that", ["2.0.0", "3.0.0"], rebootIntoTrial);
+  await phase("rollback", ["2.0.0"], async () => {
+    await done("rollback", "--yes");
+    await until("rolled back", ({ last, trial }) => trial === undefined && last?.result === "rolledBack");
+    await untilWitness(capsule);
+  });
+  await host.cutPower();
+});
+after(async () => {
+  await capsule?.stop();
+  await log?.close();
+});
+
+interface Cut {
+  readonly phase: Phase;
+  readonly index: number;
+  readonly loss: Loss;
+  readonly isBooted: boolean;
+}
+
+function randomCut(isBooted: boolean): Cut {
+  const picked = random.pick(phases);
+  const index = picked.from + 1 + random.below(picked.to - picked.from);
+  return { phase: picked, index, loss: random.pick(losses), isBooted };
+}
+
+/** The machine after the cut: what was to be started runs, the capsule knows it, and so does the workload. */
+async function boot({ slot, isTrial }: NextStart, what: string): Promise<UpdateStatus> {
+  await host.startAgain();
   await capsule.untilServing(5 * minuteMs);
-  const found = await updateStatus(capsule);
   const commandLine = await host.exec(["cat", "/proc/cmdline"]);
-  assert.match(commandLine, new RegExp(`capsule\\.slot=${runningSlot(found)} `), what);
-  assert.equal(commandLine.includes("capsule.trial=1"), found.trial?.running === true, what);
+  assert.match(commandLine, new RegExp(`capsule\\.slot=${slot} capsule\\.trial=${isTrial ? 1 : 0} `), what);
+  const found = await updateStatus(capsule);
+  assert.deepEqual([runningSlot(found), found.trial?.running === true], [slot, isTrial], what);
   await untilWitness(capsule);
   return found;
 }
 
-test(`${rounds} power cuts during updates`, { timeout: rounds * 30 * minuteMs }, async () => {
-  for (let round = 0; round < rounds; round++) {
-    const from = runningSlot(await updateStatus(capsule));
-    const version = `${round + 2}.0.0`;
-    const bundle = await bundleOf(capsule, slot, version);
-    const names = Object.keys(moments) as Moment[];
-    const moment = names[random.below(names.length)] ?? "push";
-    const { acknowledged } = await begin(moment, bundle, version);
-    const afterMs = random.below(moments[moment]);
-    await sleep(afterMs);
-    await host.cutPower();
-    const what = `round ${round}, ${moment}, cut after ${afterMs} ms`;
-    await host.startAgain();
-    const wasAcknowledged = await acknowledged;
-    const found = await check(what);
-    const isNew = runningSlot(found) !== from;
-    console.log(
-      `${what}: ${isNew ? "the new version" : "the one before"} runs, ${JSON.stringify(found.trial ?? found.last ?? {})}`,
+/** Whatever is left of the update: it can be made, and stays. */
+async function makeUpdate(wanted: keyof typeof bundles, found: UpdateStatus): Promise<void> {
+  if (found.trial?.running !== true) await done("push", bundles[wanted]);
+  await untilHealthyTrial();
+  await done("confirm");
+  const { slots, trial, last } = await updateStatus(capsule);
+  assert.deepEqual([trial, last?.result, last?.version], [undefined, "confirmed", wanted]);
+  assert.equal(runningSlot({ slots }), slotOf[wanted]);
+  await untilWitness(capsule);
+}
+
+test(`${rounds} power cuts during updates`, { timeout: rounds * 20 * minuteMs }, async () => {
+  const cuts = Array.from({ length: rounds * (looksPerBoot + 1) }, (_, i) => randomCut(i % (looksPerBoot + 1) === 0));
+  const disk = join(capsule.dir, "machine/disk.raw");
+  const scratch = join(capsule.dir, "scratch");
+  let boots = 0;
+  for (const { phase, index, loss, isBooted } of cuts.sort((a, b) => a.index - b.index)) {
+    await replay.cut(index, loss, random, disk);
+    const next = await nextStart(disk, scratch);
+    const version = await versionIn(disk, next.slot, versions, scratch);
+    const what = `${phase.name}, before write ${index}, lost of what was not flushed: ${loss}; slot ${next.slot}${next.isTrial ? " on trial" : ""}, ${version ?? "no whole version"}`;
+    console.log(isBooted ? `${++boots} of ${rounds}: ${what}` : what);
+    assert.ok(
+      phase.runs.some((one) => one === version),
+      what,
     );
-    if (moment === "confirm" && wasAcknowledged) assert.deepEqual([isNew, found.trial], [true, undefined], what);
-    if (moment === "confirm" && !isNew) assert.equal(found.last?.result, "rolledBack", what);
-    // The version before is never lost, and whatever is left of the update: it can be made, and stays.
-    if (!isNew || found.trial !== undefined) {
-      if (found.trial?.running !== true) await pushed(bundle);
-      await until("healthy", ({ trial }) => trial?.running === true && !trial.faults?.length);
-      const { code, stderr } = await update("confirm");
-      assert.equal(code, 0, `${what}: ${stderr}`);
+    if (!isBooted) continue;
+    const found = await boot(next, what);
+    const wanted = phase.runs.includes("3.0.0") || phases.indexOf(phase) > 2 ? "3.0.0" : "2.0.0";
+    const isThere = slotOf[wanted] === next.slot && !next.isTrial;
+    if (!isThere && random.below(4) === 0) {
+      await makeUpdate(wanted, found);
+      console.log(`  the update to ${wanted} was made`);
     }
-    const { slots, trial, last } = await updateStatus(capsule);
-    assert.notEqual(runningSlot({ slots }), from, what);
-    assert.deepEqual([trial, last?.result, last?.version], [undefined, "confirmed", version], what);
-    await untilWitness(capsule);
+    await host.cutPower();
   }
 });

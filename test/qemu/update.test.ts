@@ -11,6 +11,7 @@ import { after, before, test } from "node:test";
 import { builtSlot } from "../../image/image.ts";
 import type { Slot } from "../../image/slot.ts";
 import type { QemuHost } from "../support/qemu/qemu-host.ts";
+import { variantOf } from "../support/slots.ts";
 import type { TestCapsule } from "../support/test-capsule.ts";
 import {
   bundleOf,
@@ -107,6 +108,36 @@ test("1 to 2: capsuled is killed in the middle of the push, which goes on; tried
   const done = await status();
   assert.deepEqual([done.trial, done.last?.result, done.last?.version], [undefined, "confirmed", "2.0.0"]);
   assert.match(await host.exec(["tail", "-n", "20", "/perm/log/init.log"]), /the version on trial was confirmed/);
+});
+
+test("another build keeps itself by --auto-confirm; later an operator goes back to the version before", {
+  timeout: 25 * minuteMs,
+}, async () => {
+  const from = runningSlot(await status());
+  const path = await bundle("2.1.0", await variantOf(slot, 64, join(capsule.dir, "other-build")));
+  await capsule.ctl(["capsule", "update", "push", path, "--auto-confirm=10s"], "", 10 * minuteMs);
+  const kept = await until("kept by itself", ({ last }) => last?.version === "2.1.0");
+  assert.deepEqual([kept.last?.result, kept.trial], ["confirmed", undefined]);
+  assert.notEqual(runningSlot(kept), from);
+  await untilWitness(capsule);
+  const { stderr } = await capsule.try(["capsule", "update", "rollback", "--yes"]);
+  assert.match(stderr, /2\.0\.0/);
+  await until("back, on trial as any other", ({ trial, slots }) => {
+    return trial?.running === true && !trial.faults?.length && runningSlot({ slots }) === from;
+  });
+  await capsule.ctl(["capsule", "update", "confirm"]);
+  await untilWitness(capsule);
+});
+
+test("a healthy version that nobody confirms goes at its deadline, with the operator's changes kept", {
+  timeout: 25 * minuteMs,
+}, async () => {
+  const from = runningSlot(await status());
+  await capsule.ctl(["capsule", "update", "push", await bundle("2.2.0"), "--confirm-within=2m"], "", 10 * minuteMs);
+  await until("on trial", ({ trial }) => trial?.running === true);
+  await capsule.ctl(["volume", "create", "made-on-trial", "--size", "16MiB"]);
+  assert.match(await untilRolledBack("2.2.0", from), /nobody confirmed it within 2 min/);
+  assert.match(await capsule.ctl(["volume", "list"]), /made-on-trial/);
 });
 
 test("2 to one whose root cannot be mounted: the kernel panics, and 2 is back", {

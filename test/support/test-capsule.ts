@@ -12,7 +12,7 @@ import type { Host } from "./host.ts";
 import type { ListWorkloadsResponseJson, WorkloadJson } from "./json.ts";
 import { isMachine } from "./kind.ts";
 import { NamespaceHost } from "./namespace-host.ts";
-import { QemuHost } from "./qemu/qemu-host.ts";
+import { type LogWrites, QemuHost } from "./qemu/qemu-host.ts";
 
 export interface Result {
   readonly code: number;
@@ -81,9 +81,9 @@ export class TestCapsule {
   }
 
   /** The same on a virtual machine, whatever $CAPSULE_RUNNER says. */
-  static async startMachine(name: string, images: readonly string[]): Promise<TestCapsule> {
+  static async startMachine(name: string, images: readonly string[], logWrites?: LogWrites): Promise<TestCapsule> {
     const dir = mkdtempSync(join(tmpdir(), `capsule-${name}-`));
-    return await TestCapsule.on(await QemuHost.goOn(join(dir, "machine")), dir, images);
+    return await TestCapsule.on(await QemuHost.goOn(join(dir, "machine"), logWrites), dir, images);
   }
 
   /** Adopts a capsule that was started in `dir`; stops it when that fails. */

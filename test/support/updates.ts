@@ -1,11 +1,12 @@
 /** What tests of updates ask of a machine, and the bundles that they push. */
+import assert from "node:assert/strict";
 import type { KeyObject } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Slot } from "../../image/slot.ts";
 import { writeUpdate } from "../../image/update.ts";
 import { signingKey } from "../../image/update-key.ts";
-import { QemuHost } from "./qemu/qemu-host.ts";
+import { type LogWrites, QemuHost } from "./qemu/qemu-host.ts";
 import { TestCapsule } from "./test-capsule.ts";
 
 export const minuteMs = 60_000;
@@ -24,20 +25,43 @@ export function runningSlot({ slots }: UpdateStatus): string {
   return slots.find((one) => one.running)?.name ?? "";
 }
 
-/** A machine with a workload, `witness`, that has to run again after each update. */
-export async function updatedMachine(name: string): Promise<{ capsule: TestCapsule; host: QemuHost }> {
-  const capsule = await TestCapsule.startMachine(name, ["busybox"]);
+const witness = `kind: Volume
+name: witness-data
+size: 64MiB
+---
+kind: Container
+name: witness
+container:
+  image: "busybox:1"
+  command: [sh, -c, "sleep 1d"]
+  stopTimeout: 0s
+  mounts: [{volumeName: witness-data, mountPath: /data}]
+`;
+const written = "what was written before the first update";
+
+/** A machine with a workload, `witness`, that has to run again after each update, with what it has in its volume. */
+export async function updatedMachine(
+  name: string,
+  logWrites?: LogWrites,
+): Promise<{ capsule: TestCapsule; host: QemuHost }> {
+  const capsule = await TestCapsule.startMachine(name, ["busybox"], logWrites);
   const { host } = capsule;
-  const manifest =
-    'kind: Container\nname: witness\ncontainer: {image: "busybox:1", command: [sleep, 1d], stopTimeout: 0s}\n';
-  const { code, stderr } = await capsule.apply(manifest, "--wait=60s");
-  if (code === 0 && host instanceof QemuHost) return { capsule, host };
-  await capsule.stop();
-  throw new Error(stderr);
+  try {
+    if (!(host instanceof QemuHost)) throw new Error("updates of a machine need a machine");
+    await capsule.ctl(["apply", "-f", "-", "--wait=60s"], witness);
+    const write = `echo ${written} >/data/file && sync /data/file`;
+    await capsule.ctl(["workload", "exec", "witness", "--", "sh", "-c", write]);
+    return { capsule, host };
+  } catch (error) {
+    await capsule.stop();
+    throw error;
+  }
 }
 
 export async function untilWitness(capsule: TestCapsule): Promise<void> {
   await capsule.until("witness", ({ status: { phase } }) => phase === "PHASE_RUNNING", "running again", 3 * minuteMs);
+  const read = await capsule.ctl(["workload", "exec", "witness", "--", "cat", "/data/file"]);
+  assert.equal(read.trim(), written, "its volume");
 }
 
 export async function updateStatus(capsule: TestCapsule): Promise<UpdateStatus> {

@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { diskPath } from "../../../image/image.ts";
 import { buildKernel } from "../../../image/kernel.ts";
 import { kvmWorks } from "../../../image/qemu/kvm.ts";
-import { copyDisk, Machine } from "../../../image/qemu/machine.ts";
+import { copyDisk, Machine, type MachineOptions } from "../../../image/qemu/machine.ts";
 import { CommandError } from "../../../image/run.ts";
 import type { Host } from "../host.ts";
 import { addAgent, agentPort } from "./agent.ts";
@@ -31,6 +31,8 @@ export interface QemuHostOptions {
   readonly prepare?: (disk: string) => Promise<void>;
 }
 
+export type LogWrites = (disk: string) => Promise<string>;
+
 export class QemuHost implements Host {
   readonly runner = "qemu";
   readonly port: number;
@@ -46,13 +48,17 @@ export class QemuHost implements Host {
     this.machine = machine;
   }
 
-  /** A machine that goes on from where another one's API first answered (saved-machine.ts). */
-  static async goOn(dir: string): Promise<QemuHost> {
+  /**
+   * A machine that goes on from where another one's API first answered (saved-machine.ts). `logWrites` is called with its disk before
+   * that, and returns the path of the log for what is written until the machine is next powered off.
+   */
+  static async goOn(dir: string, logWrites?: LogWrites): Promise<QemuHost> {
     const saved = await savedMachine(bootAndSave);
     await copySaved(saved, dir);
     const options = { dir };
     const ports = { api: await freePort(), agent: await freePort() };
-    const host = new QemuHost(options, ports, await powerOn(options, ports, saved.state));
+    const logged = logWrites === undefined ? {} : { writeLog: await logWrites(join(dir, "disk.raw")) };
+    const host = new QemuHost(options, ports, await powerOn(options, ports, { from: saved.state, ...logged }));
     await host.#untilAgentOrOff();
     // Its clock stood still.
     await host.exec(["date", "-u", "-s", `@${Math.round(Date.now() / 1000)}`]);
@@ -169,7 +175,7 @@ async function bootAndSave(dir: string): Promise<void> {
 async function powerOn(
   options: QemuHostOptions,
   ports: { api: number; agent: number },
-  from?: string,
+  first: Pick<MachineOptions, "from" | "writeLog"> = {},
 ): Promise<Machine> {
   const kvm = await kvmWorks((await buildKernel()).vmlinuz);
   return await Machine.start({
@@ -185,7 +191,7 @@ async function powerOn(
     memoryMib: options.memoryMib ?? 2_048,
     tpm: options.tpm ?? false,
     temporary: true,
-    ...(from === undefined ? {} : { from }),
+    ...first,
   });
 }
 
