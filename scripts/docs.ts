@@ -71,8 +71,8 @@ function manifestReference(): string {
     "",
     "Generated from the `.proto` files by `make docs`; do not edit.",
     "",
-    "YAML, several documents to a file, parted by `---`. Each has `kind:` (Container, MicroVM or Volume) and `name:`; a",
-    "Container has its settings in `container:`, a MicroVM in `microVm:`, a Volume its own beside the name. Enumerations are written short (`BRIDGE`) or long (`NETWORK_MODE_BRIDGE`),",
+    "YAML, several documents to a file, parted by `---`. Each has `kind:` (Container, MicroVM, Volume or Machine) and `name:`; a",
+    "Container has its settings in `container:`, a MicroVM in `microVm:`, a Volume and a Machine their own beside the name. Enumerations are written short (`BRIDGE`) or long (`NETWORK_MODE_BRIDGE`),",
     "in any case; durations as `30s` or `1m30s`; sizes as bytes or `512MiB`, `2G` (K, M, G, T are binary).",
     "",
     "Fields marked *later* are in the schema and refused until their feature is there.",
@@ -112,6 +112,10 @@ function manifestReference(): string {
   const volume = registry.getMessage("capsule.v1.VolumeSpec");
   if (volume === undefined) throw new Error("VolumeSpec is not in the .proto files");
   describe(volume, "Top of a Volume");
+  const machine = registry.getMessage("capsule.v1.MachineSpec");
+  if (machine === undefined) throw new Error("MachineSpec is not in the .proto files");
+  lines.push("What a Machine is, and how a change of its links is confirmed, is in [machine.md](machine.md).", "");
+  describe(machine, "Top of a Machine");
   return lines.join("\n");
 }
 

@@ -7,6 +7,7 @@ import {
   CapsuleService,
   IdentityService,
   ImageService,
+  MachineService,
   PoolService,
   UpdateService,
   VolumeService,
@@ -32,6 +33,7 @@ const services: readonly DescService[] = [
   PoolService,
   UpdateService,
   ImageService,
+  MachineService,
 ];
 /** They would do what they are asked to. */
 const left: ReadonlySet<string> = new Set(["Reboot", "Shutdown", "SetHostname", "RollbackUpdate"]);

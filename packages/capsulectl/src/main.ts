@@ -10,6 +10,7 @@ import { addDashboardCommand } from "./commands/dashboard.ts";
 import { addDiscoverCommand } from "./commands/discover.ts";
 import { addImageCommands } from "./commands/image.ts";
 import { addKeyCommands } from "./commands/key.ts";
+import { addMachineCommands } from "./commands/machine.ts";
 import { addPoolCommands } from "./commands/pool.ts";
 import { addVolumeCommands } from "./commands/volume.ts";
 import { addWorkloadCommands } from "./commands/workload.ts";
@@ -40,6 +41,7 @@ export function buildProgram(): Command {
   addPoolCommands(program);
   addImageCommands(program);
   addCapsuleCommands(program);
+  addMachineCommands(program);
   addDashboardCommand(program);
   addKeyCommands(program);
   addCompletionCommands(program, buildProgram);

@@ -1,5 +1,5 @@
 /** capsuled: wiring, nothing else. */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { availableParallelism, totalmem, uptime } from "node:os";
 import { setFlagsFromString } from "node:v8";
@@ -8,6 +8,7 @@ import {
   EventType,
   IdentityService,
   ImageService,
+  MachineService,
   Phase,
   PoolService,
   UpdateService,
@@ -22,6 +23,11 @@ import { loadIdentity, shortId } from "./auth/identity.ts";
 import { ReplayCache } from "./auth/replay.ts";
 import { resetKeysIfAsked } from "./auth/reset.ts";
 import { createLogger } from "./log.ts";
+import { applyClock } from "./machine/clock.ts";
+import { MachineDocument } from "./machine/document.ts";
+import { applyResolver } from "./machine/resolver.ts";
+import { DhcpClients } from "./network/links/dhcp.ts";
+import { LinkEngine } from "./network/links/engine.ts";
 import { isWorkloadLink } from "./network/names.ts";
 import { Network } from "./network/network.ts";
 import { Pulls } from "./reconcile/pulls.ts";
@@ -33,6 +39,7 @@ import { capsuleService, goDown, type Hardware } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
 import { startServer } from "./server/listener.ts";
+import { machineService } from "./server/machine.ts";
 import { ownApi } from "./server/own-api.ts";
 import { poolService } from "./server/pool.ts";
 import { reflection } from "./server/reflection.ts";
@@ -56,9 +63,10 @@ import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
 import { Support } from "./support/support.ts";
 import { Announcer } from "./system/discovery/announcer.ts";
+import { addressesNow } from "./system/discovery/change.ts";
 import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
-import { initStatus, requestConfirmed, requestShutdown } from "./system/init.ts";
+import { initStatus, requestConfirmed, requestService, requestShutdown } from "./system/init.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
 import { untilAccepts, untilExists } from "./system/ready.ts";
 import { answeringGateway, hasAddress } from "./update/health.ts";
@@ -81,6 +89,8 @@ const stopWorkloadsMs = 40_000;
 const collectBasesMs = 10 * 60_000;
 
 const log = createLogger();
+/** Told when links, names or addresses of the machine were changed; nothing to do while capsuled starts. */
+let networkChanged = (): void => undefined;
 // Buffers of copies and logs count against the limit of V8's heap, which is small: without this each few megabytes of them
 // have it collected whole.
 setFlagsFromString("--external-memory-accounted-in-global-limit");
@@ -101,13 +111,50 @@ const { updates } = slots;
 const store = new Store(databasePath);
 const boot = readBoot(authDir);
 const identity = await loadIdentity(store, "/perm/tls");
-await applyHostname();
 if (boot.isFirst) await resetKeysIfAsked(store, "/perm/capsule/reset-keys", new Date(), log);
 const replay = new ReplayCache({ dir: authDir, lifetimeS: maxLifetimeS + 2 * leewayS }, new Date());
 const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
 
 const storage = readStorageStatus();
 const network = new Network({ store, log, capsuleId: identity.capsuleId });
+const isNamespace = machine.mode === "namespace";
+const document = new MachineDocument({
+  store,
+  facts: () => ({ isNamespace, workloadSubnets: network.workloadSubnets() }),
+  links: new LinkEngine({
+    isNamespace,
+    dhcp: new DhcpClients({
+      stateOf: async (name) => (await initStatus()).services.find((service) => service.name === name)?.state,
+      request: requestService,
+    }),
+    log,
+  }),
+  sections: [
+    { name: "hostname", apply: async ({ hostname }) => await applyHostname(hostname) },
+    { name: "dns", apply: async ({ dns }) => await applyResolver(dns) },
+    {
+      name: "ntp",
+      apply: async ({ ntp }) => {
+        if (!isNamespace) await applyClock(ntp, async () => await requestService("restart", "time"));
+      },
+    },
+  ],
+  glance: () => [linkNames().join(), addressesNow(isWorkloadLink)].join(),
+  changed: () => networkChanged(),
+  reverted: ({ generation, reason, time }) => {
+    store.events.add({
+      objectKind: "capsule",
+      objectName: machine.hostname(),
+      type: EventType.WARNING,
+      reason: "MachineReverted",
+      message: `generation ${generation}: ${reason}`,
+      time,
+    });
+  },
+  log,
+});
+// Before the firewall is made, which has rules for the way out.
+await document.start();
 await network.start();
 const containers = await openContainerd({ socket: containerdSocket, log });
 const { images } = containers;
@@ -174,6 +221,7 @@ const routes = (router: ConnectRouter): void => {
       poolWatch,
       strangers: () => volumes.strangers,
       hardware,
+      document: () => document.spec,
       support: () => support,
       log,
     }),
@@ -198,12 +246,22 @@ const routes = (router: ConnectRouter): void => {
   router.service(PoolService, poolService(poolWatch));
   router.service(
     UpdateService,
-    updateService({ slots, uptimeMs: () => uptime() * 1_000, reboot: () => goDown("reboot", log) }),
+    updateService({
+      slots,
+      uptimeMs: () => uptime() * 1_000,
+      reboot: () => goDown("reboot", log),
+      defaults: () => document.spec.updates,
+    }),
   );
-  router.service(ImageService, imageService({ store, images, changed: () => reconciler.retryFailed() }));
+  router.service(
+    ImageService,
+    imageService({ store, images, document: () => document.spec, changed: () => reconciler.retryFailed() }),
+  );
+  router.service(MachineService, machineService({ document, storage, hostname: machine.hostname }));
   reflection(router, [
     ...[IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService],
     UpdateService,
+    MachineService,
   ]);
 };
 const support = new Support({
@@ -246,13 +304,19 @@ if (machine.mode !== "namespace") {
     const claimS = gate.claimSecondsLeft();
     const claim =
       claimS > 0 ? [`Nobody's yet. For the next ${Math.ceil(claimS / 60)} min: capsulectl adopt ADDRESS`] : [];
-    const notices = [...claim, ...(storage.state === "ready" ? [] : [storage.message])];
+    const { notice = "", showLogs = true } = document.spec.console ?? {};
+    const notices = [
+      ...claim,
+      ...(storage.state === "ready" ? [] : [storage.message]),
+      ...notice.split("\n").filter((line) => line !== ""),
+    ];
     return {
       shortId: shortId(identity.capsuleId),
       version: machine.version.version,
       port,
       fingerprint: identity.fingerprint,
       notices,
+      showLogs,
     };
   }, log);
 }
@@ -271,6 +335,10 @@ const announcer = new Announcer({
   log,
 });
 announcer.start();
+networkChanged = () => {
+  network.sync().catch((error: unknown) => log.error({ err: error }, "the firewall was not loaded"));
+  announcer.refresh();
+};
 store.changes.subscribe(({ kind }) => {
   if (kind !== "keys") return;
   isAdopted = store.keys.list().length > 0;
@@ -290,6 +358,7 @@ const stop = async (): Promise<void> => {
   const goingDown = existsSync(shutdownFile);
   log.info({ goingDown }, "capsuled stops");
   await announcer.stop();
+  await document.stop();
   await server.stop(1_000);
   await updates?.stop();
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
@@ -310,6 +379,11 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
       process.exit(1);
     });
   });
+}
+
+/** Without those of workloads, which come and go. */
+function linkNames(): string[] {
+  return readdirSync("/sys/class/net").filter((name) => !isWorkloadLink(name));
 }
 
 async function openHardware(): Promise<Hardware> {

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { globalsOf } from "../globals.ts";
+import type { ApplyOptions } from "./apply-actions.ts";
 
 export function addApplyCommands(program: Command): void {
   program
@@ -8,7 +9,12 @@ export function addApplyCommands(program: Command): void {
     .requiredOption("-f, --file <path...>", "a file, a directory of *.yaml and *.yml, or - for stdin; may be repeated")
     .option("--wait [duration]", "wait until everything runs, at most so long (default 5m)")
     .option("--dry-run", "check it on the capsule and tell what would change; change nothing")
-    .action(async (options: { file: string[]; wait?: string | true; dryRun?: boolean }, command: Command) => {
+    .option(
+      "--confirm-within <duration>",
+      "of a Machine that changes links: the capsule takes it back by itself when it was not reached by them so long, 10s to 10m (1m)",
+    )
+    .option("--no-confirm", "leave that confirmation to you: `capsulectl machine confirm`")
+    .action(async (options: ApplyOptions, command: Command) => {
       const { apply } = await import("./apply-actions.ts");
       await apply(globalsOf(command), options);
     });

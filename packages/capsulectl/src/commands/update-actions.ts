@@ -1,6 +1,6 @@
 import type { FileHandle } from "node:fs/promises";
 import { create } from "@bufbuild/protobuf";
-import { durationFromMs, durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
+import { type Duration, durationFromMs, durationMs, timestampDate } from "@bufbuild/protobuf/wkt";
 import {
   ConfirmUpdateResponseSchema,
   GetUpdateStatusResponseSchema,
@@ -64,7 +64,7 @@ export async function push({ capsule: chosen, format }: Globals, path: string, o
         progress.end();
         if (format === "json" || format === "yaml") return await printMessage(format, PushUpdateResponseSchema, answer);
         say(`${answer.version} is in slot ${answer.slot}`);
-        note(whatNext(answer.reboots, autoConfirm));
+        note(whatNext(answer.reboots, answer.autoConfirm));
       },
       // The capsule forgot a part of it in between, such as by a power cut.
       (error) => reasonOf(error) === "OFFSET_AHEAD",
@@ -75,11 +75,12 @@ export async function push({ capsule: chosen, format }: Globals, path: string, o
   }
 }
 
-function whatNext(reboots: boolean, autoConfirm: string | undefined): string {
+function whatNext(reboots: boolean, autoConfirm: Duration | undefined): string {
   const restart = reboots
     ? "The capsule restarts into it, on trial."
     : "It is tried with the next restart: `capsulectl capsule reboot`.";
-  if (autoConfirm !== undefined) return `${restart} It is kept when it was healthy for ${autoConfirm}.`;
+  if (autoConfirm !== undefined)
+    return `${restart} It is kept when it was healthy for ${span(durationMs(autoConfirm))}.`;
   return `${restart} Keep it by \`capsulectl capsule update confirm\`; else it is rolled back.`;
 }
 

@@ -26,7 +26,7 @@ export async function followMoved(name: string, context: Context): Promise<strin
 }
 
 /** What is reached by this machine's own loopback is a tunnel or a forwarded port: it does not move with the capsule. */
-function canMove(host: string): boolean {
+export function canMove(host: string): boolean {
   const name = host.slice(0, host.lastIndexOf(":")).replace(/^\[|\]$/g, "");
   return name !== "localhost" && name !== "::1" && !(isIPv4(name) && name.startsWith("127."));
 }

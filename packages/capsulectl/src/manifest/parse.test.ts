@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
-import { parseManifests, placeViolations } from "./parse.ts";
+import { BondMode, NetworkMode, Protocol, RestartPolicy } from "@capsule/api";
+import { isMachine, isResource, parseManifests, placeViolations } from "./parse.ts";
 import { ManifestError } from "./problems.ts";
 
 const parse = (text: string) => parseManifests([{ name: "a.yaml", text }]);
@@ -35,7 +35,7 @@ container:
   logs: {maxBytes: 5MiB}
   sysctls: {net.core.somaxconn: "1024"}
 `);
-  assert.ok(document?.resource.kind.case === "workload");
+  assert.ok(document !== undefined && isResource(document) && document.resource.kind.case === "workload");
   const { kind, labels } = document.resource.kind.value;
   assert.deepEqual({ ...labels }, { tier: "front" });
   assert.ok(kind.case === "container");
@@ -51,7 +51,7 @@ container:
 test("sizes of volumes: K M G T are binary, plain digits are bytes", () => {
   const size = (text: string): bigint => {
     const [document] = parse(`kind: Volume\nname: v\nsize: ${text}\n`);
-    assert.ok(document?.resource.kind.case === "volume");
+    assert.ok(document !== undefined && isResource(document) && document.resource.kind.case === "volume");
     return document.resource.kind.value.sizeBytes;
   };
   assert.equal(size("2GiB"), 2n << 30n);
@@ -116,6 +116,61 @@ test("faults that the capsule found are told at their places", () => {
     [
       [7, 37],
       [6, 7],
+      [2, 7],
+    ],
+  );
+});
+
+test("a machine: one for a capsule, whose name is its host name", () => {
+  const machine = (text: string) => {
+    const document = parse(text).find(isMachine);
+    assert.ok(document !== undefined);
+    return document.machine;
+  };
+  const full = machine(`kind: Machine
+name: nuc-1
+links:
+  - {name: lan, match: {mac: "52:54:00:12:34:56"}, addresses: [192.0.2.10/24], gateway: 192.0.2.1, acceptRa: false}
+  - {name: bond0, bond: {links: [eth1, eth2], mode: lacp}}
+registries: [{host: docker.io, mirrors: ["https://mirror.example"], password: ""}]
+updates: {autoConfirm: 2m}
+`);
+  assert.equal(full.hostname, "nuc-1");
+  assert.deepEqual([full.links[0]?.acceptRa, full.links[0]?.dhcp], [false, false]);
+  assert.equal(full.links[1]?.bond?.mode, BondMode.LACP);
+  assert.equal(full.registries[0]?.password, "");
+  assert.equal(full.updates?.autoConfirm?.seconds, 120n);
+  assert.equal(machine("kind: Machine\n").hostname, "");
+  assert.equal(machine("kind: Machine\nname: a\nhostname: a\n").hostname, "a");
+  assert.match(
+    faults("kind: Machine\nname: a\nhostname: b\n")[0] ?? "",
+    /a\.yaml:2:7: name: "a" is not the host name, "b"/,
+  );
+  assert.match(faults("kind: Machine\nname: 7\n")[0] ?? "", /a\.yaml:2:7: name: a text is needed/);
+  assert.match(
+    faults("kind: Machine\nname: a\n---\nkind: Machine\nname: b\n")[0] ?? "",
+    /a\.yaml:4:1: a Machine is there already, in a\.yaml:1: a capsule has one/,
+  );
+  assert.match(faults("kind: Machine\nlinks: [{name: eth0, adresses: []}]\n")[0] ?? "", /did you mean "addresses"/);
+});
+
+test("faults of a machine are told at their places, beside those of resources", () => {
+  const documents = parse(
+    `${container("")}---\nkind: Machine\nname: a\nlinks:\n  - name: eth0\n    gateway: 192.0.2.1\n`,
+  );
+  const error = placeViolations(documents, [
+    { path: "machine.links[0].gateway", description: "in no subnet" },
+    { path: "machine.hostname", description: "taken" },
+    { path: "machine.dns", description: "not there, so its document" },
+    { path: "resources[0].name", description: "bad" },
+    { path: "confirmWithin", description: "of no document" },
+  ]);
+  assert.deepEqual(
+    error?.problems.map(({ line, column }) => [line, column]),
+    [
+      [11, 14],
+      [8, 7],
+      [7, 1],
       [2, 7],
     ],
   );

@@ -1,23 +1,48 @@
 /** Manifests: YAML of several documents to resources of the API. Everything is checked before anything is returned. */
 import { create, fromJson } from "@bufbuild/protobuf";
-import { type Resource, ResourceSchema, VolumeSpecSchema, WorkloadSpecSchema } from "@capsule/api";
+import {
+  type MachineSpec,
+  MachineSpecSchema,
+  type Resource,
+  ResourceSchema,
+  VolumeSpecSchema,
+  WorkloadSpecSchema,
+} from "@capsule/api";
 import { isMap, isScalar, LineCounter, type Node, parseAllDocuments, type YAMLMap } from "yaml";
 import { boundsOf, maxNodes } from "./bounds.ts";
 import { convertMessage, entriesOf, type Json, type Offsets, offsetOf, type Scope } from "./convert.ts";
 import { ManifestError, Place, type Problem, positionOf } from "./problems.ts";
 import { nearest } from "./suggest.ts";
 
-/** A resource and where its fields are. */
-export interface Document {
-  readonly resource: Resource;
-  /** "workload" or "volume". */
-  readonly kind: string;
+/** What a document says, and where its fields are. */
+export type Document = ResourceDocument | MachineDocument;
+
+interface Placed {
   readonly name: string;
   readonly place: Place;
   readonly offsets: Offsets;
 }
 
-const kinds = ["Container", "MicroVM", "Volume"] as const;
+export interface ResourceDocument extends Placed {
+  readonly kind: "workload" | "volume";
+  readonly resource: Resource;
+}
+
+/** The capsule's own set-up: there is one. */
+export interface MachineDocument extends Placed {
+  readonly kind: "machine";
+  readonly machine: MachineSpec;
+}
+
+const kinds = ["Container", "MicroVM", "Volume", "Machine"] as const;
+
+export function isResource(document: Document): document is ResourceDocument {
+  return document.kind !== "machine";
+}
+
+export function isMachine(document: Document): document is MachineDocument {
+  return document.kind === "machine";
+}
 
 /** Throws ManifestError with every fault of every file. */
 export function parseManifests(files: readonly { readonly name: string; readonly text: string }[]): Document[] {
@@ -32,12 +57,17 @@ export function parseManifests(files: readonly { readonly name: string; readonly
   }
   const seen = new Map<string, Document>();
   for (const document of documents) {
-    const key = `${document.kind}/${document.name}`;
+    const isOnly = document.kind === "machine";
+    const key = isOnly ? document.kind : `${document.kind}/${document.name}`;
     const first = seen.get(key);
-    if (first !== undefined && document.name !== "") {
-      const { line } = first.place.at(first.offsets.get("name") ?? 0);
-      const message = `${document.kind} "${document.name}" is there already, in ${first.place.file}:${line}`;
-      document.place.fault(document.offsets.get("name") ?? 0, message);
+    const place = isOnly ? "" : "name";
+    if (first !== undefined && (isOnly || document.name !== "")) {
+      const { line } = first.place.at(first.offsets.get(place) ?? 0);
+      const what = isOnly ? "a Machine" : `${document.kind} "${document.name}"`;
+      document.place.fault(
+        document.offsets.get(place) ?? 0,
+        `${what} is there already, in ${first.place.file}:${line}${isOnly ? ": a capsule has one" : ""}`,
+      );
     } else seen.set(key, document);
   }
   if (problems.length > 0) throw new ManifestError(problems);
@@ -69,6 +99,7 @@ function parseDocument(contents: Node, place: Place): Document[] {
   const scope: Scope = { place, offsets };
   const kind = kindOf(contents, scope);
   if (kind === undefined) return [];
+  if (kind === "Machine") return [machineOf(contents, scope)];
   const json = kind === "Volume" ? volumeOf(contents, scope) : workloadOf(contents, kind, scope);
   const name = typeof json === "object" && json !== null && !Array.isArray(json) ? json["name"] : undefined;
   if (typeof name !== "string" || name === "") place.fault(offsetOf(contents), "`name:` is missing");
@@ -83,6 +114,30 @@ function parseDocument(contents: Node, place: Place): Document[] {
     place.fault(offsetOf(contents), error instanceof Error ? error.message : String(error));
   }
   return [{ resource, kind: kind === "Volume" ? "volume" : "workload", name: String(name ?? ""), place, offsets }];
+}
+
+/** `name` is the machine's own, as that of every document is its object's. */
+function machineOf(contents: YAMLMap, scope: Scope): MachineDocument {
+  const { place, offsets } = scope;
+  const json = convertMessage(contents, MachineSpecSchema, "", scope, new Set(["kind", "name"]));
+  let machine = create(MachineSpecSchema);
+  try {
+    machine = fromJson(MachineSpecSchema, json);
+  } catch (error) {
+    // As for resources.
+    place.fault(offsetOf(contents), error instanceof Error ? error.message : String(error));
+  }
+  const name = entriesOf(contents, scope).find(({ key }) => key === "name");
+  if (name?.value !== undefined && name.value !== null) {
+    const at = offsetOf(name.value);
+    const text = isScalar(name.value) && typeof name.value.value === "string" ? name.value.value : "";
+    if (text === "") place.fault(at, "name: a text is needed: the machine's host name");
+    else if (machine.hostname !== "" && machine.hostname !== text)
+      place.fault(at, `name: "${text}" is not the host name, "${machine.hostname}": one of the two is enough`);
+    if (machine.hostname === "") offsets.set("hostname", at);
+    machine.hostname ||= text;
+  }
+  return { kind: "machine", machine, name: machine.hostname, place, offsets };
 }
 
 function kindOf(contents: YAMLMap, { place }: Scope): (typeof kinds)[number] | undefined {
@@ -141,11 +196,12 @@ export function placeViolations(
   documents: readonly Document[],
   violations: readonly { readonly path: string; readonly description: string }[],
 ): ManifestError | undefined {
+  const resources = documents.filter(isResource);
   const problems = violations.flatMap(({ path, description }): Problem[] => {
-    const match = /^resources\[([0-9]+)\]\.?(.*)$/.exec(path);
-    const document = documents[Number(match?.[1] ?? -1)];
-    if (document === undefined) return [];
-    const below = match?.[2] ?? "";
+    const match = /^(?:resources\[([0-9]+)\]|machine)\.?(.*)$/.exec(path);
+    const document = match?.[1] === undefined ? documents.find(isMachine) : resources[Number(match[1])];
+    if (match === null || document === undefined) return [];
+    const below = match[2] ?? "";
     const offset = nearestOffset(document.offsets, below);
     // As it is written in a manifest.
     const shown = document.kind === "volume" && below === "sizeBytes" ? "size" : below;

@@ -89,6 +89,11 @@ export class Network {
     });
   }
 
+  /** Of the workloads, in CIDR notation; none before the first start. */
+  workloadSubnets(): readonly string[] {
+    return this.#subnets === undefined ? [] : [this.#subnets.cidr4, this.#subnets.cidr6];
+  }
+
   /** Firewall and names as the store says. Calls while one waits are one; it resolves when what it saw is loaded. */
   sync(): Promise<void> {
     this.#next ??= (async () => {

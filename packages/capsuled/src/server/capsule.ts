@@ -4,7 +4,7 @@ import { arch, release, uptime } from "node:os";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { durationFromMs, timestampDate, timestampNow } from "@bufbuild/protobuf/wkt";
-import { type CapsuleService, Phase } from "@capsule/api";
+import { type CapsuleService, type MachineSpec, Phase } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import type { Logger } from "pino";
 import { type ServerIdentity, shortId } from "../auth/identity.ts";
@@ -50,6 +50,7 @@ export function capsuleService({
   poolWatch,
   strangers,
   hardware,
+  document,
   support,
   log,
 }: {
@@ -61,6 +62,7 @@ export function capsuleService({
   /** Disks of no volume, as POOL/NAME. */
   readonly strangers: () => readonly string[];
   readonly hardware: Hardware | undefined;
+  readonly document: () => Pick<MachineSpec, "hostname">;
   /** It asks this service too, so it is made after it. */
   readonly support: () => Support;
   readonly log: Logger;
@@ -166,6 +168,12 @@ export function capsuleService({
       }
     },
     async setHostname({ hostname }) {
+      if (document().hostname !== "")
+        throw new CapsuleError(
+          "precondition",
+          `The host name is in the machine's document ("${document().hostname}"): change it there (\`capsulectl machine get -o yaml\`).`,
+          { reason: "SET_BY_MACHINE" },
+        );
       await machine.setHostname(hostname);
       return {};
     },

@@ -1,27 +1,44 @@
 /** ImageService: images, and the registries that they come from. */
 import { create } from "@bufbuild/protobuf";
 import { durationMs, timestampFromDate } from "@bufbuild/protobuf/wkt";
-import { type Image, ImageSchema, type ImageService, type Registry, RegistrySchema } from "@capsule/api";
+import {
+  type Image,
+  ImageSchema,
+  type ImageService,
+  type MachineSpec,
+  type Registry,
+  RegistrySchema,
+} from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
-import { CapsuleError, type FieldViolation } from "../errors.ts";
+import { CapsuleError } from "../errors.ts";
+import { registryFaults } from "../machine/registry-faults.ts";
 import type { ImageInfo, ImageStore, RegistryAccess } from "../runtime/images.ts";
 import type { RegistryRecord } from "../store/registries.ts";
 import type { Store } from "../store/store.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
 
-const HOST = /^[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?$|^\[[0-9a-fA-F:]+\](:[0-9]{1,5})?$/;
-
 export function imageService({
   store,
   images,
+  document,
   changed,
 }: {
   readonly store: Store;
   readonly images: ImageStore;
+  /** Registries that it names are its own. */
+  readonly document: () => Pick<MachineSpec, "registries">;
   /** Told when images were added: workloads may wait for one. */
   readonly changed: () => void;
 }): ServiceImpl<typeof ImageService> {
+  const refuseOfDocument = (host: string): void => {
+    if (!document().registries.some((one) => one.host === host)) return;
+    throw new CapsuleError(
+      "precondition",
+      `Registry "${host}" is in the machine's document: change it there (\`capsulectl machine get -o yaml\`).`,
+      { reason: "SET_BY_MACHINE" },
+    );
+  };
   const usedBy = (): Map<string, string[]> => {
     const users = new Map<string, string[]>();
     for (const { name, spec, status } of store.workloads.list()) {
@@ -107,11 +124,12 @@ export function imageService({
     },
     async setRegistry({ registry, password }) {
       const wanted = registry ?? create(RegistrySchema);
-      const violations = registryFaults(wanted);
+      const violations = registryFaults(wanted, "registry");
       if (violations.length > 0) {
         throw new CapsuleError("invalid", `${violations[0]?.path}: ${violations[0]?.description}`, { violations });
       }
       const { host, mirrors, username, plainHttp, caCertificate } = wanted;
+      refuseOfDocument(host);
       const kept = store.registries.get(host)?.password ?? "";
       store.registries.set({ host, mirrors, username, password: password ?? kept, plainHttp, caCertificate });
       const record = store.registries.get(host);
@@ -119,6 +137,7 @@ export function imageService({
       return record === undefined ? {} : { registry: messageOfRegistry(record) };
     },
     async removeRegistry({ host }) {
+      refuseOfDocument(host);
       if (!store.registries.remove(host)) {
         throw new CapsuleError(
           "notFound",
@@ -131,25 +150,6 @@ export function imageService({
 }
 
 const noAccess: RegistryAccess = { mirrors: [], username: "", password: "", plainHttp: false, caCertificate: "" };
-
-function registryFaults({ host, mirrors, caCertificate, username }: Registry): FieldViolation[] {
-  const faults: FieldViolation[] = [];
-  if (!HOST.test(host))
-    faults.push({ path: "registry.host", description: "a host is needed, such as registry.example:5000" });
-  for (const [i, mirror] of mirrors.entries()) {
-    const path = `registry.mirrors[${i}]`;
-    const url = URL.parse(mirror);
-    if (url === null || !["http:", "https:"].includes(url.protocol) || url.username !== "" || url.search !== "") {
-      faults.push({ path, description: `"${mirror.slice(0, 80)}" is no URL such as https://mirror.example` });
-    }
-  }
-  if (mirrors.length > 8) faults.push({ path: "registry.mirrors", description: "at most 8 are taken" });
-  if (username.includes(":")) faults.push({ path: "registry.username", description: "it cannot contain a colon" });
-  if (caCertificate !== "" && !caCertificate.includes("-----BEGIN CERTIFICATE-----")) {
-    faults.push({ path: "registry.caCertificate", description: "a certificate in PEM is needed" });
-  }
-  return faults;
-}
 
 function messageOf(
   { names, digest, sizeBytes, createdAt, platform }: ImageInfo,

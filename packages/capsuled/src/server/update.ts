@@ -1,18 +1,14 @@
 /** UpdateService: the system's own versions. */
 import { create } from "@bufbuild/protobuf";
 import { type Duration, durationFromMs, durationMs, timestampFromDate, timestampFromMs } from "@bufbuild/protobuf/wkt";
-import { type UpdateService, UpdateSlotSchema } from "@capsule/api";
+import { type MachineUpdates, type UpdateService, UpdateSlotSchema } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
+import { defaultConfirmWithinMs, limitFaults } from "../update/limits.ts";
 import type { UpdatesOrReason } from "../update/open.ts";
-import { defaultConfirmWithinMs, type UpdateStatus, type Updates } from "../update/updates.ts";
+import type { UpdateStatus, Updates } from "../update/updates.ts";
 import { callOf } from "./call.ts";
 import { splitFirst } from "./streams.ts";
-
-const minuteMs = 60_000;
-const minConfirmWithinMs = minuteMs;
-/** Below what capsule-init waits for (native/capsule-init/src/pid1/trial.rs). */
-const maxConfirmWithinMs = 25 * minuteMs;
 
 export interface UpdateServiceOptions {
   /** There may be none, for a reason. */
@@ -20,12 +16,15 @@ export interface UpdateServiceOptions {
   /** Since the machine was started. */
   uptimeMs(): number;
   reboot(): Promise<void>;
+  /** For a push that does not say it itself. */
+  defaults(): Pick<MachineUpdates, "autoConfirm" | "confirmWithin"> | undefined;
 }
 
 export function updateService({
   slots: found,
   uptimeMs,
   reboot,
+  defaults,
 }: UpdateServiceOptions): ServiceImpl<typeof UpdateService> {
   const slots = (): Updates => {
     if (found.updates === undefined) throw found.whyNone;
@@ -37,8 +36,8 @@ export function updateService({
       const { first, rest } = await splitFirst(requests);
       if (first?.input.case !== "start")
         throw new CapsuleError("invalid", "The first message of the stream must be `start`.", { reason: "NO_START" });
-      const { manifest, signature, sizeBytes, offset, allowDowngrade, autoConfirm, confirmWithin, noReboot } =
-        first.input.value;
+      const { manifest, signature, sizeBytes, offset, allowDowngrade, noReboot } = first.input.value;
+      const { autoConfirm = defaults()?.autoConfirm, confirmWithin = defaults()?.confirmWithin } = first.input.value;
       const data = (async function* () {
         for await (const { input } of rest) if (input.case === "data") yield input.value;
       })();
@@ -54,7 +53,12 @@ export function updateService({
         callOf(context).signal,
       );
       if (!noReboot) await reboot();
-      return { version: pending.version, slot: pending.slot, reboots: !noReboot };
+      return {
+        version: pending.version,
+        slot: pending.slot,
+        reboots: !noReboot,
+        ...(autoConfirm === undefined ? {} : { autoConfirm }),
+      };
     },
     async getUpdateStatus() {
       return messageOf(await slots().status(), uptimeMs());
@@ -77,15 +81,7 @@ export function limitsOf(
 ): { readonly autoConfirmMs: number | undefined; readonly confirmWithinMs: number } {
   const confirmWithinMs = confirmWithin === undefined ? defaultConfirmWithinMs : durationMs(confirmWithin);
   const autoConfirmMs = autoConfirm === undefined ? undefined : durationMs(autoConfirm);
-  const violations = [];
-  if (confirmWithinMs < minConfirmWithinMs || confirmWithinMs > maxConfirmWithinMs)
-    violations.push({ path: "confirmWithin", description: "1 to 25 minutes are possible" });
-  // It takes a while until there is something that can be healthy.
-  if (autoConfirmMs !== undefined && (autoConfirmMs < 0 || autoConfirmMs > confirmWithinMs - minuteMs / 2))
-    violations.push({
-      path: "autoConfirm",
-      description: "at least half a minute shorter than confirmWithin (15 minutes unless told), or it never comes",
-    });
+  const violations = limitFaults(autoConfirmMs, confirmWithinMs);
   const [violation] = violations;
   if (violation === undefined) return { autoConfirmMs, confirmWithinMs };
   throw new CapsuleError("invalid", `${violation.path}: ${violation.description}.`, { violations });

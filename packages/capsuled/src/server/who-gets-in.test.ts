@@ -18,6 +18,7 @@ import {
   ErrorInfoSchema,
   IdentityService,
   ImageService,
+  MachineService,
   PoolService,
   Role,
   UpdateService,
@@ -98,6 +99,10 @@ const table: Readonly<Record<string, Expected>> = {
   "VolumeService/CopyOutOfVolume": "operator",
   "PoolService/ListPools": "viewer",
   "PoolService/SetPool": "admin",
+  "MachineService/GetMachine": "viewer",
+  "MachineService/ApplyMachine": "admin",
+  "MachineService/ConfirmMachine": "admin",
+  "MachineService/RevertMachine": "admin",
   "UpdateService/PushUpdate": "admin",
   "UpdateService/GetUpdateStatus": "viewer",
   "UpdateService/ConfirmUpdate": "admin",
@@ -121,6 +126,7 @@ const services: readonly DescService[] = [
   PoolService,
   UpdateService,
   ImageService,
+  MachineService,
 ];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];
 const methods = [...services, ...reflected].flatMap(({ methods }) => methods);

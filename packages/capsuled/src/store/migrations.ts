@@ -149,4 +149,15 @@ export const migrations: readonly string[] = [
   -- Of a workload that is wanted running.
   ALTER TABLE workloads ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
   `,
+  `
+  -- The document of the machine. While its links are not confirmed, the one before, with the registries that either of the
+  -- two has: what is put back, also by a start.
+  CREATE TABLE machine (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    generation INTEGER NOT NULL,
+    spec BLOB NOT NULL,
+    previous_spec BLOB,
+    previous_registries TEXT
+  ) STRICT;
+  `,
 ];

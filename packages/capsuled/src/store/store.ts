@@ -11,6 +11,7 @@ import { EventRepository } from "./events.ts";
 import { HostPortRepository } from "./host-ports.ts";
 import { ImageBaseRepository } from "./image-bases.ts";
 import { KeyRepository } from "./keys.ts";
+import { MachineRepository } from "./machine.ts";
 import { MetaRepository } from "./meta.ts";
 import { RegistryRepository } from "./registries.ts";
 import { SnapshotRepository } from "./snapshots.ts";
@@ -32,6 +33,7 @@ export class Store {
   readonly events: EventRepository;
   readonly audit: AuditRepository;
   readonly registries: RegistryRepository;
+  readonly machine: MachineRepository;
   readonly #db: Database;
 
   /** Opens or creates the database file; see Database for what it throws. */
@@ -49,6 +51,7 @@ export class Store {
     this.events = new EventRepository(this.#db, this.changes);
     this.audit = new AuditRepository(this.#db);
     this.registries = new RegistryRepository(this.#db, this.changes);
+    this.machine = new MachineRepository(this.#db, this.registries);
   }
 
   /** All writes of `work` become durable together or not at all; changes are published after that. */

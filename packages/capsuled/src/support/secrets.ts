@@ -1,6 +1,13 @@
 /** The secrets that a capsule is told: left out of what is shown of its objects, and looked for in everything else. */
 import { clone } from "@bufbuild/protobuf";
-import { type Registry, RegistrySchema, type WorkloadSpec, WorkloadSpecSchema } from "@capsule/api";
+import {
+  type MachineSpec,
+  MachineSpecSchema,
+  type Registry,
+  RegistrySchema,
+  type WorkloadSpec,
+  WorkloadSpecSchema,
+} from "@capsule/api";
 import type { Store } from "../store/store.ts";
 import { KnownValues } from "./known-values.ts";
 import { argumentsWithoutSecrets, isNameOfSecret, mark, withoutLooksOfSecrets } from "./patterns.ts";
@@ -75,6 +82,16 @@ export function specWithoutSecrets(spec: WorkloadSpec): WorkloadSpec {
   for (const { check } of run.probes)
     if (check.case === "exec") check.value.command = argumentsWithoutSecrets(check.value.command);
   if (shown.kind.case === "microVm") shown.kind.value.kernelArgs = withoutLooksOfSecrets(shown.kind.value.kernelArgs);
+  return shown;
+}
+
+/** A machine's document without who logs in to its registries. */
+export function machineWithoutSecrets(spec: MachineSpec): MachineSpec {
+  const shown = clone(MachineSpecSchema, spec);
+  for (const registry of shown.registries) {
+    if (registry.username !== "") registry.username = mark;
+    delete registry.password;
+  }
   return shown;
 }
 

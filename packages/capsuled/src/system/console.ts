@@ -14,8 +14,10 @@ export interface ConsoleFacts {
   readonly addresses: readonly string[];
   readonly port: number;
   readonly fingerprint: string;
-  /** What the operator should know or do, a line each. */
+  /** What the operator should know or do, and what the machine's document wants shown, a line each. */
   readonly notices: readonly string[];
+  /** A key shows the last lines of the logs. */
+  readonly showLogs: boolean;
 }
 
 const refreshMs = 2_000;
@@ -33,12 +35,15 @@ export function startConsole(options: { facts: () => ConsoleFacts; logDir: strin
   };
   refresh();
   setInterval(refresh, refreshMs).unref();
-  for (const terminal of terminals) terminal.onKey(() => terminal.write(`${lastLines(options.logDir)}\n${shown}`));
+  for (const terminal of terminals)
+    terminal.onKey(() => {
+      if (options.facts().showLogs) terminal.write(`${lastLines(options.logDir)}\n${shown}`);
+    });
 }
 
 /** Plain text of at most 80 columns, for any terminal. */
 export function bannerOf(facts: ConsoleFacts): string {
-  const { name, shortId, version, addresses, port, fingerprint, notices } = facts;
+  const { name, shortId, version, addresses, port, fingerprint, notices, showLogs } = facts;
   const groups = fingerprint.match(/.{4}/g) ?? [];
   const reached = addresses.map((address) => (address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`));
   const rows: [string, string[]][] = [
@@ -51,7 +56,7 @@ export function bannerOf(facts: ConsoleFacts): string {
   const body = rows.flatMap(([title, values]) =>
     values.map((value, i) => `${(i === 0 && title !== "" ? `${title}:` : "").padEnd(10)}${value}`),
   );
-  return ["", line, ...body, line, "Any key: the last lines of the log.", ""].join("\n");
+  return ["", line, ...body, line, ...(showLogs ? ["Any key: the last lines of the log."] : []), ""].join("\n");
 }
 
 /** Screen and serial lines, as the kernel names them: "tty0 ttyS0". */

@@ -29,6 +29,12 @@ export async function requestShutdown(kind: "reboot" | "poweroff"): Promise<void
     throw new CapsuleError("precondition", `The capsule does not ${kind}: ${reply.replace(/^error: /, "")}`);
 }
 
+/** Resolves when it is accepted; `initStatus` shows the progress. */
+export async function requestService(verb: "start" | "stop" | "restart", name: string): Promise<void> {
+  const reply = await ask(`${verb} ${name}`);
+  if (reply !== "ok") throw new CapsuleError("internal", `capsule-init does not ${verb} the service ${name}: ${reply}`);
+}
+
 /** Tells PID 1 that the version on trial was confirmed: it need not watch it any longer. */
 export async function requestConfirmed(): Promise<void> {
   const reply = await ask("confirmed");

@@ -26,14 +26,19 @@ export function openMachine(): Machine {
     mode: modeOf(),
     hostname,
     setHostname: async (name) => {
-      if (!HOSTNAME.test(name)) {
-        const description = `"${name.slice(0, 80)}" is no host name: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`;
+      const description = hostnameFault(name);
+      if (description !== undefined)
         throw new CapsuleError("invalid", description, { violations: [{ path: "hostname", description }] });
-      }
       await writeDurably(hostnamePath, `${name}\n`, 0o644);
       await run("hostname", [name]);
     },
   };
+}
+
+/** What is wrong with a host name. */
+export function hostnameFault(name: string): string | undefined {
+  if (HOSTNAME.test(name)) return undefined;
+  return `"${name.slice(0, 80)}" is no host name: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`;
 }
 
 function modeOf(): string {
@@ -50,10 +55,13 @@ function vendor(): string {
   }
 }
 
-/** Sets the name from /perm, else one from the first network card's address, which is the same at each boot. */
-export async function applyHostname(): Promise<void> {
+/**
+ * Sets the name: that of the machine's document if it is not empty, else the one on /perm, else one from the first network
+ * card's address, which is the same at each boot.
+ */
+export async function applyHostname(ofDocument: string): Promise<void> {
   const stored = (await readFile(hostnamePath, "utf8").catch(() => "")).trim();
-  const name = HOSTNAME.test(stored) ? stored : nameFromCard();
+  const name = [ofDocument, stored].find((one) => HOSTNAME.test(one)) ?? nameFromCard();
   if (name !== undefined && name !== hostname()) await run("hostname", [name]);
 }
 

@@ -10,6 +10,7 @@ import { CapsuleError } from "../errors.ts";
 import type { BootChoice, SlotName } from "./boot-choice.ts";
 import { checkBundle } from "./check.ts";
 import { beforeOf, type Health } from "./health.ts";
+import { defaultConfirmWithinMs } from "./limits.ts";
 import { confirmed, forgetDatabase, type SettleOptions, settle } from "./settle.ts";
 import { readBack, SlotWriter } from "./slot-writer.ts";
 import { otherSlot, type SlotDisk } from "./slots.ts";
@@ -18,8 +19,6 @@ import { Trial } from "./trial.ts";
 
 /** How much of a push may have to be sent again after capsuled was killed, in bytes. */
 const checkpointBytes = 32 * 1024 * 1024;
-/** Of a version whose record could not be read; capsule-init gives up after 30 (pid1/trial.rs). */
-export const defaultConfirmWithinMs = 15 * 60_000;
 
 export interface StageOptions {
   readonly confirmWithinMs: number;

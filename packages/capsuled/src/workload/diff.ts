@@ -67,6 +67,13 @@ export function canonical(spec: WorkloadSpec): WorkloadSpec {
   return copy;
 }
 
+/** Of two messages in their JSON form; `before` is undefined for a creation. */
+export function diffJson(before: unknown, after: unknown): Change[] {
+  const changes: Change[] = [];
+  compare("", before, after, changes);
+  return changes;
+}
+
 function compare(path: string, before: Json, after: Json, changes: Change[]): void {
   if (before === undefined && after === undefined) return;
   if (isList(before) || isList(after)) {

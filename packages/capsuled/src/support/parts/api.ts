@@ -2,6 +2,7 @@
 import { type DescMessage, type MessageShape, toJson } from "@bufbuild/protobuf";
 import {
   GetInfoResponseSchema,
+  GetMachineResponseSchema,
   GetUpdateStatusResponseSchema,
   ListAuditResponseSchema,
   ListImagesResponseSchema,
@@ -14,7 +15,7 @@ import {
 } from "@capsule/api";
 import type { Clients } from "@capsule/api/clients.ts";
 import type { Part, PartList } from "../part.ts";
-import { registryWithoutSecrets, specWithoutSecrets } from "../secrets.ts";
+import { machineWithoutSecrets, registryWithoutSecrets, specWithoutSecrets } from "../secrets.ts";
 
 const auditEntries = 1_000;
 /** What is asked of containerd and LVM takes long on a busy machine. */
@@ -46,6 +47,11 @@ export function apiParts(api: Clients, hasSlots: boolean): (Part | PartList)[] {
     messagePart("registries.json", ListRegistriesResponseSchema, async () => {
       const answer = await api.images.listRegistries({});
       answer.registries = answer.registries.map(registryWithoutSecrets);
+      return answer;
+    }),
+    messagePart("machine.json", GetMachineResponseSchema, async () => {
+      const answer = await api.machine.getMachine({});
+      if (answer.spec !== undefined) answer.spec = machineWithoutSecrets(answer.spec);
       return answer;
     }),
     messagePart("keys.json", ListKeysResponseSchema, () => api.identity.listKeys({})),
