@@ -13,6 +13,7 @@ import { firecrackerPath, firecrackerProgram } from "./firecracker.ts";
 import { buildGuest } from "./guest/build.ts";
 import { buildDir, cacheDir, repositoryRoot } from "./paths.ts";
 import { run } from "./run.ts";
+import { buildTools } from "./tools/build.ts";
 import { trustedKeys } from "./update-key.ts";
 
 const filesDir = join(import.meta.dirname, "files");
@@ -28,6 +29,9 @@ const built = {
 
 /** In the capsule: the public keys whose bundles it takes (packages/capsuled/src/update/trust.ts). */
 const updateKeysDir = "etc/capsule/update-keys";
+
+/** In the capsule: the root of the tool image (packages/capsuled/src/system/debug). */
+const toolsDir = "usr/lib/capsule/tools";
 
 /** The same with what microVMs need. */
 async function filesOfLayer(): Promise<Readonly<Record<string, string>>> {
@@ -52,7 +56,8 @@ export async function buildLayer(): Promise<string> {
   const version = await versionJson();
   const programs = await filesOfLayer();
   const keys = trustedKeys();
-  const target = join(cacheDir, `layer-${await inputsHash(version + JSON.stringify(keys), programs)}`);
+  const tools = await buildTools();
+  const target = join(cacheDir, `layer-${await inputsHash(version + JSON.stringify(keys) + tools, programs)}`);
   return await cached(target, async (scratch) => {
     await cp(filesDir, scratch, { recursive: true, verbatimSymlinks: true });
     for (const [path, from] of Object.entries(programs)) {
@@ -65,6 +70,8 @@ export async function buildLayer(): Promise<string> {
     }
     await mkdir(join(scratch, "usr/lib/capsule"), { recursive: true });
     await writeFile(join(scratch, "usr/lib/capsule/version.json"), version);
+    // Links: nobody writes into either tree.
+    await run(["cp", "-a", "--link", tools, join(scratch, toolsDir)]);
     await mkdir(join(scratch, updateKeysDir), { recursive: true });
     for (const [name, pem] of Object.entries(keys)) await writeFile(join(scratch, updateKeysDir, name), pem);
     return scratch;

@@ -8,10 +8,12 @@ import { join } from "node:path";
 import { suite } from "./apt.ts";
 import { firecrackerProgram } from "./firecracker.ts";
 import { fetchGuestKernel } from "./guest/kernel.ts";
+import { type DebianPackage, packageListPath } from "./kept.ts";
 import { buildKernel } from "./kernel.ts";
 import { buildDir, repositoryRoot } from "./paths.ts";
-import { buildRootfs, type DebianPackage, packageListPath } from "./rootfs.ts";
+import { buildRootfs } from "./rootfs.ts";
 import { sourceDate } from "./source-date.ts";
+import { buildTools } from "./tools/build.ts";
 
 interface Component {
   /** `type:name`, unique. */
@@ -85,7 +87,10 @@ export function documentOf(version: string, components: readonly Component[]): o
 }
 
 async function debianComponents(): Promise<Component[]> {
-  const list = await readJson<DebianPackage[]>(join(await buildRootfs(), packageListPath));
+  const list: DebianPackage[] = [];
+  for (const tree of [await buildRootfs(), await buildTools()])
+    for (const one of await readJson<DebianPackage[]>(join(tree, packageListPath)))
+      if (!list.some(({ name, version }) => name === one.name && version === one.version)) list.push(one);
   const kernels = [(await buildKernel()).source, (await fetchGuestKernel()).source].map((text) => {
     const [name = "", version = ""] = text.split(" ");
     return { name, version, architecture: debianArchitecture, source: "linux" };

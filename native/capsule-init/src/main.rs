@@ -1,6 +1,7 @@
 //! `capsule-init`: PID 1 of a capsule, and with a subcommand the small tools that must not depend on anything else.
 
 mod ctl;
+mod hold;
 mod jail;
 mod log_mode;
 mod pid1;
@@ -14,6 +15,7 @@ const USAGE: &str = "usage:
   capsule-init check-config FILE             check a service table, print every fault
   capsule-init ctl status|reboot|poweroff|start NAME|stop NAME|restart NAME
   capsule-init power-button                  power the machine off when its button is pressed
+  capsule-init hold                          wait for SIGTERM: what a container runs that has nothing of its own to run
   capsule-init log DIR max-bytes N files N   log writer of a container, started by containerd's shim
   capsule-init archive pack|unpack|stat --root R PATH
   capsule-init jail CONFIG.json              run a virtual machine monitor apart from everything";
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Some("jail") => jail::main(&args[1..]),
         Some("ctl") => ctl::main(&args[1..]),
         Some("power-button") => power_button::main(),
+        Some("hold") => hold::main(),
         Some("check-config") => pid1::check_config(&args[1..]),
         Some("version") => {
             println!("{}", env!("CARGO_PKG_VERSION"));

@@ -62,6 +62,7 @@ import { VolumeSessions } from "./storage/volumes/sessions.ts";
 import { Snapshots } from "./storage/volumes/snapshots.ts";
 import { Store } from "./store/store.ts";
 import { Support } from "./support/support.ts";
+import { DebugSessions } from "./system/debug/sessions.ts";
 import { Announcer } from "./system/discovery/announcer.ts";
 import { addressesNow } from "./system/discovery/change.ts";
 import { readDisks } from "./system/disks.ts";
@@ -180,6 +181,7 @@ const snapshots = new Snapshots({
 const exports = new Exports(snapshots, log);
 const imports = new Imports({ store, pools, controller: volumes, manager: volumeManager, log });
 const sessions = new VolumeSessions({ driver, controller: volumes, log });
+const debugSessions = new DebugSessions({ driver, images, log });
 const repairs = new Repairs({ store, pools, controller: volumes, snapshots });
 const reconciler = new Reconciler({
   store,
@@ -187,7 +189,7 @@ const reconciler = new Reconciler({
   images,
   network,
   volumes,
-  isOthers: (uid) => sessions.has(uid),
+  isOthers: (uid) => sessions.has(uid) || debugSessions.has(uid),
   pulls,
   workloadsDir,
   log,
@@ -206,6 +208,7 @@ const manager = new WorkloadManager({
 await volumes.start();
 await poolWatch.start();
 await sessions.start();
+await debugSessions.start();
 
 const hardware = machine.mode === "namespace" ? undefined : await openHardware();
 
@@ -223,6 +226,7 @@ const routes = (router: ConnectRouter): void => {
       hardware,
       document: () => document.spec,
       support: () => support,
+      debug: { sessions: debugSessions, driver },
       log,
     }),
   );
@@ -361,6 +365,7 @@ const stop = async (): Promise<void> => {
   await document.stop();
   await server.stop(1_000);
   await updates?.stop();
+  await debugSessions.stop({ goingDown });
   if (goingDown) await reconciler.stopWorkloads(new Date(Date.now() + stopWorkloadsMs));
   await reconciler.stop();
   machines.close();

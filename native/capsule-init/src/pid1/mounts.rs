@@ -37,6 +37,17 @@ pub fn early(log_dir: &Path) -> Vec<String> {
             faults.push(format!("cannot mount {kind} on {target}: {error}"));
         }
     }
+    // What is mounted later comes to whoever has a copy of the tree, and what is unmounted leaves it (mount_namespaces(7)):
+    // a debug session shows the capsule as it is, and keeps no device of a volume busy that the capsule has let go.
+    if let Err(error) = mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_SHARED,
+        None::<&str>,
+    ) {
+        faults.push(format!("cannot share mounts with debug sessions: {error}"));
+    }
     for dir in [Path::new("/run/capsule"), log_dir] {
         if let Err(error) = make_dir(dir, 0o755) {
             faults.push(format!("cannot make {}: {error}", dir.display()));

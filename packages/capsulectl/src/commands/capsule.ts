@@ -56,6 +56,15 @@ export function addCapsuleCommands(program: Command): void {
         await (await import("./support-bundle-actions.ts")).supportBundle(globalsOf(command), file, options);
       },
     );
+  capsule
+    .command("debug [command...]")
+    .description("a shell, or a command, with all rights on the machine itself and its own tools; needs no network")
+    .option("--image <reference>", "an image with other tools, which is pulled when the capsule does not have it")
+    .option("--keep", "in a container that stays for the next `debug --keep`")
+    .option("--end", "end the container that is kept, and all that runs in it")
+    .action(async (words: string[], options: { image?: string; keep?: boolean; end?: boolean }, command: Command) => {
+      await (await import("./debug-actions.ts")).debug(globalsOf(command), words, options);
+    });
   addUpdateCommands(capsule);
   for (const [verb, text] of [
     ["reboot", "stop the workloads in order and restart it"],

@@ -30,7 +30,8 @@ export async function exec(
   const tty = options.tty === true;
   if (tty && !process.stdin.isTTY)
     throw new CliError("-t needs a terminal on standard input; leave it out for a pipe", exitCode.usage);
-  const call = (capsule: Capsule, requests: Requests): AsyncIterable<ExecResponse> => capsule.workloads.exec(requests);
+  const call = (capsule: Capsule, requests: AsyncIterable<ExecRequest>): AsyncIterable<ExecResponse> =>
+    capsule.workloads.exec(requests);
   await run(chosen, name, command, options, call);
 }
 
@@ -43,16 +44,25 @@ export async function shell(
 ): Promise<void> {
   const command = words[0] === "--" ? words.slice(1) : words;
   const tty = command.length === 0 && process.stdin.isTTY === true;
-  const call = (capsule: Capsule, requests: Requests): AsyncIterable<ExecResponse> => capsule.volumes.shell(requests);
+  const call = (capsule: Capsule, requests: AsyncIterable<ExecRequest>): AsyncIterable<ExecResponse> =>
+    capsule.volumes.shell(requests);
   await run(chosen, volume, command.length === 0 ? ["/bin/sh"] : command, { stdin: true, tty, readOnly }, call);
 }
 
-async function run(
+/** What an exec has of its own in a volume or on the machine itself. */
+interface PlaceOptions {
+  readonly readOnly?: boolean;
+  readonly image?: string;
+  readonly keep?: boolean;
+}
+
+/** Runs a command as `call` asks for it; ends with the command's own exit code. */
+export async function run(
   chosen: string | undefined,
   name: string,
   command: string[],
-  options: ExecOptions & { readonly readOnly?: boolean },
-  call: (capsule: Capsule, requests: Requests) => AsyncIterable<ExecResponse>,
+  options: ExecOptions & PlaceOptions,
+  call: (capsule: Capsule, requests: AsyncIterable<ExecRequest>) => AsyncIterable<ExecResponse>,
 ): Promise<void> {
   const tty = options.tty === true;
   const withInput = options.stdin === true || tty;
@@ -71,6 +81,8 @@ async function run(
         user: options.user ?? "",
         privileged: options.privileged === true,
         readOnly: options.readOnly === true,
+        image: options.image ?? "",
+        keep: options.keep === true,
         ...(tty ? { size: terminalSize() } : {}),
       },
     });
@@ -113,6 +125,7 @@ class LocalTerminal {
   readonly #withInput: boolean;
   readonly #tty: boolean;
   #ends: (() => void)[] = [];
+  #reads = false;
 
   constructor(requests: Requests, withInput: boolean, tty: boolean) {
     this.#requests = requests;
@@ -134,14 +147,16 @@ class LocalTerminal {
         this.#ends.push(() => process.off(name, pass));
       }
     }
-    if (this.#withInput) void this.#readInput();
+    if (!this.#withInput) return;
+    this.#reads = true;
+    void this.#readInput();
   }
 
   stop(): void {
     for (const end of this.#ends) end();
     this.#ends = [];
     // Else an open input would keep the program.
-    process.stdin.destroy();
+    if (this.#reads) process.stdin.destroy();
   }
 
   async #readInput(): Promise<void> {

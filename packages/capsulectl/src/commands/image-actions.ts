@@ -94,19 +94,28 @@ export async function pull(
   { username }: { username?: string },
 ): Promise<void> {
   const credentials =
-    username === undefined ? {} : { credentials: { username, password: (await text(process.stdin)).trimEnd() } };
+    username === undefined ? undefined : { username, password: (await text(process.stdin)).trimEnd() };
+  const image = await fetchImage(chosen, reference, credentials);
+  if (format === "json" || format === "yaml") await printMessage(format, ImageSchema, image);
+  else say(lineOf(image));
+}
+
+/** Has the capsule fetch an image, showing how far it is. */
+export async function fetchImage(
+  chosen: string | undefined,
+  reference: string,
+  credentials?: { readonly username: string; readonly password: string },
+): Promise<Image> {
   const progress = new Progress(reference);
   try {
-    await withCapsule(chosen, async ({ images }) => {
-      for await (const { update } of images.pullImage({ reference, ...credentials })) {
-        if (update.case === "progress") {
+    return await withCapsule(chosen, async ({ images }) => {
+      const request = { reference, ...(credentials === undefined ? {} : { credentials }) };
+      for await (const { update } of images.pullImage(request)) {
+        if (update.case === "image") return update.value;
+        if (update.case === "progress")
           progress.update(Number(update.value.doneBytes), Number(update.value.totalBytes), update.value.step);
-        } else if (update.case === "image") {
-          progress.end();
-          if (format === "json" || format === "yaml") await printMessage(format, ImageSchema, update.value);
-          else say(lineOf(update.value));
-        }
       }
+      throw new CliError(`the capsule did not say what became of ${reference}`);
     });
   } finally {
     progress.end();

@@ -93,4 +93,9 @@ export interface ContainerOptions {
   readonly tmpfs: readonly { readonly target: string; readonly sizeBytes: number }[];
   readonly shmBytes: number;
   readonly init: boolean;
+  /**
+   * Has the capsule's own processes, IPC, host name, control groups and devices, and its mounts at /host, /perm and /run, as
+   * they come and go. Only with the network `host` and `privileged`.
+   */
+  readonly sharesMachine: boolean;
 }

@@ -19,6 +19,7 @@ import { readSystemLogs } from "../system/logs.ts";
 import type { Machine } from "../system/machine.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
+import { type DebugServiceOptions, debugService } from "./debug.ts";
 import { metricsOf } from "./metrics.ts";
 import { messageOfPool } from "./pool.ts";
 import { intervalMs, ticks } from "./ticks.ts";
@@ -52,6 +53,7 @@ export function capsuleService({
   hardware,
   document,
   support,
+  debug,
   log,
 }: {
   readonly identity: ServerIdentity;
@@ -65,9 +67,11 @@ export function capsuleService({
   readonly document: () => Pick<MachineSpec, "hostname">;
   /** It asks this service too, so it is made after it. */
   readonly support: () => Support;
+  readonly debug: DebugServiceOptions;
   readonly log: Logger;
 }): ServiceImpl<typeof CapsuleService> {
   return {
+    ...debugService(debug),
     async getInfo() {
       const [pools, filesystems, init, versions, usage, disks] = await Promise.all([
         poolWatch.read(),
@@ -107,6 +111,11 @@ export function capsuleService({
           ),
           ...pools.filter(({ message }) => message !== "").map(({ message }) => message),
           ...strangers().map((name) => `The disk ${name} belongs to no volume; it was left alone`),
+          ...(debug.sessions.kept === undefined
+            ? []
+            : [
+                `A debug container with all rights is kept (image ${debug.sessions.kept}): \`capsulectl capsule debug --end\` ends it`,
+              ]),
           ...(init === undefined ? ["capsule-init does not answer"] : init.configFaults),
         ],
         services: (init?.services ?? []).map(({ name, state, pid, restarts }) => ({

@@ -7,11 +7,14 @@ import type { KeyRecord } from "../store/keys.ts";
 import type { Store } from "../store/store.ts";
 import { accessOf, isMutating, nameOf } from "./access.ts";
 import { objectsOf } from "./audit.ts";
-import { callKey } from "./call.ts";
+import { type CallAudit, callKey } from "./call.ts";
 import { codeNameOf, toConnectError } from "./errors.ts";
 import { peerKey } from "./peer.ts";
 
 type Request = UnaryRequest | StreamRequest;
+
+/** Of a name or what a handler says of its object, in the audit log. */
+const maxObjectLength = 200;
 
 /** Turns what handlers throw, also in the middle of a stream, into codes. */
 export function errorsInterceptor(log: Logger): Interceptor {
@@ -45,7 +48,12 @@ export function gateInterceptor(gate: Gate, store: Store): Interceptor {
           ? [request.signal]
           : [request.signal, gate.untilRemoved(caller.key)];
       const signal = signals.length === 1 ? request.signal : AbortSignal.any(signals);
-      request.contextValues.set(callKey, { ...caller, peerAddress: address, signal });
+      const audit: CallAudit = {
+        objects: [],
+        result: undefined,
+        now: (result) => writeAudit(store, request, { key: caller.key, address }, audit.objects, result),
+      };
+      request.contextValues.set(callKey, { ...caller, peerAddress: address, signal, audit });
     } catch (error) {
       // Strangers are not written down: they could push everything else out of the log.
       const key = gate.keyOf(certificate);
@@ -70,21 +78,21 @@ export function auditInterceptor(gate: Gate, store: Store): Interceptor {
       },
       address: call.peerAddress,
     };
-    let objects: string[] = [];
+    let named: string[] = [];
     const observed = observedRequest(request, (found) => {
-      objects = found;
+      named = found;
     });
+    const ended = (error?: unknown): void => {
+      const result = error === undefined ? (call.audit.result ?? "ok") : codeNameOf(error);
+      writeAudit(store, request, who, [...named, ...call.audit.objects], result);
+    };
     try {
       const response = await next(observed);
-      if (!response.stream) {
-        writeAudit(store, request, who, objects, "ok");
-        return response;
-      }
-      const ended = (error?: unknown): void =>
-        writeAudit(store, request, who, objects, error === undefined ? "ok" : codeNameOf(error));
-      return { ...response, message: observedEnd(response.message, ended) };
+      if (response.stream) return { ...response, message: observedEnd(response.message, ended) };
+      ended();
+      return response;
     } catch (error) {
-      writeAudit(store, request, who, objects, codeNameOf(error));
+      ended(error);
       throw error;
     }
   };
@@ -137,7 +145,7 @@ function writeAudit(
     keyId: who.key?.id ?? "",
     keyName: who.key?.name ?? "",
     method: nameOf(request.method),
-    objects,
+    objects: objects.map((text) => text.slice(0, maxObjectLength)),
     result,
     peerAddress: who.address,
   });

@@ -58,6 +58,8 @@ const table: Readonly<Record<string, Expected>> = {
   "CapsuleService/SystemStats": "viewer",
   "CapsuleService/SupportBundle": "admin",
   "CapsuleService/SetHostname": "admin",
+  "CapsuleService/Debug": "admin",
+  "CapsuleService/EndDebug": "admin",
   "CapsuleService/RepairPerm": "admin",
   "CapsuleService/Reboot": "admin",
   "CapsuleService/Shutdown": "admin",

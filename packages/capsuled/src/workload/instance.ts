@@ -104,6 +104,7 @@ function containerOptions(spec: ContainerSpec): ContainerOptions {
     tmpfs: spec.tmpfs.map(({ mountPath, sizeMib }) => ({ target: mountPath, sizeBytes: (sizeMib || 64) * mib })),
     shmBytes: (spec.shmMib || 64) * mib,
     init: spec.init,
+    sharesMachine: false,
   };
 }
 
@@ -118,6 +119,7 @@ const asContainer: ContainerOptions = {
   tmpfs: [],
   shmBytes: 64 * mib,
   init: false,
+  sharesMachine: false,
 };
 
 /** Defaults as the .proto tells them. */

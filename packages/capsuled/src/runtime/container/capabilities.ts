@@ -1,4 +1,5 @@
 /** Linux capabilities (capabilities(7)) of a container. */
+import { readFileSync } from "node:fs";
 import { CapsuleError } from "../../errors.ts";
 
 /** What a container has unless told otherwise: the set of Docker, which images are written for. */
@@ -30,20 +31,29 @@ const all = [
   ...["CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"],
 ];
 
+/** Those of a set as the kernel writes it: one bit each. */
+export function capabilitiesIn(set: bigint): string[] {
+  return all.filter((_, number) => ((set >> BigInt(number)) & 1n) === 1n);
+}
+
+/** Nobody can give more than he has: in a capsule on a host the host decides (proc_pid_status(5)). */
+const own = /^CapBnd:\t([0-9a-f]+)$/m.exec(readFileSync("/proc/self/status", "utf8"))?.[1] ?? "f".repeat(16);
+const everything = capabilitiesIn(BigInt(`0x${own}`));
+
 export interface CapabilityOptions {
   readonly addCapabilities: readonly string[];
   readonly dropCapabilities: readonly string[];
   readonly privileged: boolean;
 }
 
-/** The capabilities of a container, sorted. ALL is taken in both lists; drops go first. Throws `invalid`. */
+/** The capabilities of a container, sorted. ALL, all that capsuled has, is taken in both lists; drops go first. Throws `invalid`. */
 export function capabilitiesOf({ addCapabilities, dropCapabilities, privileged }: CapabilityOptions): string[] {
-  if (privileged) return [...all].sort();
+  if (privileged) return [...everything].sort();
   const add = addCapabilities.map(full);
   const drop = dropCapabilities.map(full);
   const set = new Set(drop.includes("CAP_ALL") ? [] : defaults);
   for (const name of drop) set.delete(name);
-  for (const name of add.includes("CAP_ALL") ? all.filter((one) => !drop.includes(one)) : add) set.add(name);
+  for (const name of add.includes("CAP_ALL") ? everything.filter((one) => !drop.includes(one)) : add) set.add(name);
   return [...set].sort();
 }
 

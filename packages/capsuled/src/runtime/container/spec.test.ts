@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { CapsuleError } from "../../errors.ts";
 import type { Instance } from "../instance.ts";
-import { capabilitiesOf } from "./capabilities.ts";
+import { capabilitiesIn, capabilitiesOf } from "./capabilities.ts";
 import { chainId, type ImageConfig } from "./image-config.ts";
 import { signalNumber } from "./signals.ts";
 import { commandOf, environment, idRangeOf, specOf } from "./spec.ts";
@@ -48,6 +48,7 @@ function instance(change: Partial<Instance> = {}, container: Partial<Instance["c
       privileged: false,
       tmpfs: [],
       shmBytes: 1024,
+      sharesMachine: false,
       init: false,
       ...container,
     },
@@ -59,12 +60,13 @@ interface Spec {
   readonly process: { cwd: string; capabilities: Record<string, string[]>; user: { uid: number } };
   readonly root: { readonly: boolean };
   readonly hostname?: string;
-  readonly mounts: { destination: string; options: string[] }[];
+  readonly mounts: { destination: string; type: string; source: string; options: string[] }[];
   readonly linux: {
     namespaces: { type: string }[];
     resources: Record<string, unknown>;
     seccomp?: { syscalls: { names: string[] }[] };
     maskedPaths?: string[];
+    rootfsPropagation?: string;
     uidMappings?: { hostID: number }[];
   };
 }
@@ -92,11 +94,38 @@ test("capabilities: docker's set, added, dropped, all", () => {
   assert.ok(!of([], ["CAP_CHOWN"]).includes("CAP_CHOWN"));
   assert.deepEqual(of(["CHOWN"], ["ALL"]), ["CAP_CHOWN"]);
   assert.ok(!of(["ALL"], ["SYS_ADMIN"]).includes("CAP_SYS_ADMIN"));
-  assert.equal(of([], ["ALL"], true).length, 41);
+  const everything = capabilitiesIn(2n ** 41n - 1n);
+  assert.equal(everything.length, 41);
+  // Of a machine that may not set limits, as this one may be.
+  assert.deepEqual(
+    everything.filter((name) => !capabilitiesIn(2n ** 41n - 1n - 2n ** 24n).includes(name)),
+    ["CAP_SYS_RESOURCE"],
+  );
+  const privileged = of([], ["ALL"], true);
+  assert.ok(privileged.length > 14 && privileged.every((name) => everything.includes(name)));
   assert.throws(
     () => of(["FLY"], []),
     (error) => error instanceof CapsuleError && error.kind === "invalid",
   );
+});
+
+test("an instance that shares the machine has its namespaces and mounts, as they come and go", () => {
+  const { mounts, linux } = specFor(
+    instance(
+      { network: "host" },
+      { privileged: true, sharesMachine: true, tmpfs: [{ target: "/tmp", sizeBytes: 1024 }] },
+    ),
+  );
+  assert.deepEqual(linux.namespaces, [{ type: "mount" }]);
+  assert.equal(linux.rootfsPropagation, "rslave");
+  const binds = mounts.filter(({ type }) => type === "bind");
+  assert.deepEqual(
+    binds.map(({ source, destination }) => `${source} ${destination}`),
+    ["/dev /dev", "/sys /sys", "/ /host", "/perm /perm", "/run /run"],
+  );
+  for (const { options } of binds) assert.deepEqual(options, ["rbind", "rslave", "rw"]);
+  assert.equal(mounts.at(-1)?.destination, "/tmp");
+  assert.equal(specFor(instance()).linux.rootfsPropagation, undefined);
 });
 
 test("what a container may not do, and what privileged lifts", () => {

@@ -9,6 +9,7 @@ import type { ExecOptions } from "../driver.ts";
 import type { Instance } from "../instance.ts";
 import { capabilitiesOf } from "./capabilities.ts";
 import type { ImageConfig } from "./image-config.ts";
+import { machineMounts, tmpfsMounts } from "./machine-mounts.ts";
 import { seccompOf } from "./seccomp.ts";
 
 export const SPEC_TYPE = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
@@ -65,14 +66,11 @@ export function specOf(instance: Instance, image: ImageConfig, user: User, ids: 
       user,
       capabilitiesOf(container),
     ),
-    mounts: mountsOf(instance, ids),
+    mounts: container.sharesMachine ? machineMounts(container.tmpfs) : mountsOf(instance, ids),
     linux: {
-      namespaces: [
-        ...["pid", "ipc", "mount"].map((type) => ({ type })),
-        ...(instance.network === "host" ? [] : [{ type: "uts" }, { type: "network" }]),
-        ...(ids === undefined ? [] : [{ type: "user" }]),
-        { type: "cgroup" },
-      ],
+      namespaces: namespacesOf(instance, ids).map((type) => ({ type })),
+      // What its mounts are copies of tells them what is mounted and unmounted there.
+      ...(container.sharesMachine ? { rootfsPropagation: "rslave" } : {}),
       ...(ids === undefined ? {} : { uidMappings: [mapping(ids)], gidMappings: [mapping(ids)] }),
       cgroupsPath: cgroupPath(instance.uid),
       resources: resourcesOf(instance),
@@ -80,6 +78,17 @@ export function specOf(instance: Instance, image: ImageConfig, user: User, ids: 
       ...(privileged ? {} : { seccomp: seccompOf(capabilitiesOf(container)), maskedPaths, readonlyPaths }),
     },
   };
+}
+
+/** Those that the instance has of its own. */
+function namespacesOf({ network, container }: Instance, ids: IdRange | undefined): string[] {
+  if (container.sharesMachine) return ["mount"];
+  return [
+    ...["pid", "ipc", "mount"],
+    ...(network === "host" ? [] : ["uts", "network"]),
+    ...(ids === undefined ? [] : ["user"]),
+    "cgroup",
+  ];
 }
 
 /** Where the runtime puts a container's cgroup, below the root of each hierarchy. */
@@ -209,12 +218,7 @@ function mountsOf(instance: Instance, ids: IdRange | undefined): Json[] {
       ? { destination: "/sys", type: "bind", source: "/sys", options: ["rbind", "rprivate", ...nosuid, "ro"] }
       : { destination: "/sys", type: "sysfs", source: "sysfs", options: [...nosuid, writable] },
     { destination: "/sys/fs/cgroup", type: "cgroup", source: "cgroup", options: [...nosuid, "relatime", writable] },
-    ...container.tmpfs.map(({ target, sizeBytes }) => ({
-      destination: target,
-      type: "tmpfs",
-      source: "tmpfs",
-      options: ["nosuid", "nodev", "mode=1777", `size=${Math.ceil(sizeBytes / 1024)}k`],
-    })),
+    ...tmpfsMounts(container.tmpfs),
     ...[...instance.files].map(([target, source]) => bind(source, target, false)),
     ...instance.mounts.map(({ source, target, readOnly }) => ({
       ...bind(source, target, readOnly),

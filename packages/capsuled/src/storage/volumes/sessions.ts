@@ -152,6 +152,7 @@ function instanceOf(
       privileged: false,
       tmpfs: [{ target: "/tmp", sizeBytes: 64 * 1024 ** 2 }],
       shmBytes: 1024 ** 2,
+      sharesMachine: false,
       init: false,
     },
   };
