@@ -1,4 +1,4 @@
-/** The commands of docs/storage.md, run as they are written. */
+/** The commands of docs/storage.md and docs/operations.md, run as they are written. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
@@ -13,11 +13,15 @@ before(async () => {
 });
 after(async () => await capsule?.stop());
 
-test("docs/storage.md", { timeout: 300_000 }, () => {
-  const text = readFileSync(join(repositoryRoot, "docs/storage.md"), "utf8");
+test("docs/storage.md", { timeout: 300_000 }, () => runBoxes("storage.md", 6));
+test("docs/operations.md", { timeout: 300_000 }, () => runBoxes("operations.md", 1));
+
+/** Runs what is in the boxes of a page, one after the other in a directory of the page. */
+function runBoxes(page: string, atLeast: number): void {
+  const text = readFileSync(join(repositoryRoot, "docs", page), "utf8");
   const blocks = [...text.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block]) => block ?? "");
-  assert.ok(blocks.length >= 6, `${blocks.length} boxes`);
-  const dir = join(capsule.dir, "docs");
+  assert.ok(blocks.length >= atLeast, `${blocks.length} boxes`);
+  const dir = join(capsule.dir, page);
   mkdirSync(join(dir, "bin"), { recursive: true });
   symlinkSync(join(repositoryRoot, "capsulectl"), join(dir, "bin/capsulectl"));
   const script = join(dir, "script.sh");
@@ -34,4 +38,4 @@ test("docs/storage.md", { timeout: 300_000 }, () => {
     });
     console.log(said.toString().replace(/^/gm, "  | "));
   }
-});
+}

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { closeSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { after, before, test } from "node:test";
 import { NamespaceHost } from "../support/namespace-host.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
@@ -76,8 +76,13 @@ test("a full disk is said, what runs goes on, and what waited starts when there 
   const bundle = await capsule.try(["capsule", "support-bundle", join(capsule.dir, "full.tar.gz")]);
   assert.equal(bundle.code, 0, bundle.stderr);
   assert.doesNotMatch(bundle.stderr, /Not in it/);
+  // And whoever helps can look, and make room.
+  const looked = await capsule.try(["capsule", "debug", "--", "df", "--output=avail", "/perm"]);
+  assert.equal(looked.code, 0, looked.stderr);
+  // What was kept for this, and no more.
+  assert.ok(Number(/Avail\n +([0-9]+)\n/.exec(looked.stdout)?.[1]) <= 8_192, looked.stdout);
   assert.equal((await capsule.workload("before")).status.pid, pid, "what runs is not touched");
-  rmSync(filler);
+  await capsule.ctl(["capsule", "debug", "--", "rm", `/perm/${basename(filler)}`]);
   assert.equal((await capsule.apply(manifest("later"), "--wait=70s")).code, 0);
   assert.equal((await capsule.workload("before")).status.pid, pid);
 });

@@ -38,7 +38,7 @@ async function* converted<T>(messages: AsyncIterable<T>, convert: (error: unknow
 }
 
 /** Lets the call in or throws; tells the handler who calls. */
-export function gateInterceptor(gate: Gate, store: Store): Interceptor {
+export function gateInterceptor(gate: Gate, store: Store, log: Logger): Interceptor {
   return (next) => async (request) => {
     const { certificate, address } = request.contextValues.get(peerKey);
     try {
@@ -51,14 +51,14 @@ export function gateInterceptor(gate: Gate, store: Store): Interceptor {
       const audit: CallAudit = {
         objects: [],
         result: undefined,
-        now: (result) => writeAudit(store, request, { key: caller.key, address }, audit.objects, result),
+        now: (result) => writeAudit({ store, log }, request, { key: caller.key, address }, audit.objects, result),
       };
       request.contextValues.set(callKey, { ...caller, peerAddress: address, signal, audit });
     } catch (error) {
       // Strangers are not written down: they could push everything else out of the log.
       const key = gate.keyOf(certificate);
       if (key !== undefined && isMutating(request.method)) {
-        writeAudit(store, request, { key, address }, [], codeNameOf(error));
+        writeAudit({ store, log }, request, { key, address }, [], codeNameOf(error));
       }
       throw error;
     }
@@ -67,7 +67,7 @@ export function gateInterceptor(gate: Gate, store: Store): Interceptor {
 }
 
 /** One entry for each mutating call, when it has ended. */
-export function auditInterceptor(gate: Gate, store: Store): Interceptor {
+export function auditInterceptor(gate: Gate, store: Store, log: Logger): Interceptor {
   return (next) => async (request) => {
     if (!isMutating(request.method)) return await next(request);
     const call = request.contextValues.get(callKey);
@@ -84,7 +84,7 @@ export function auditInterceptor(gate: Gate, store: Store): Interceptor {
     });
     const ended = (error?: unknown): void => {
       const result = error === undefined ? (call.audit.result ?? "ok") : codeNameOf(error);
-      writeAudit(store, request, who, [...named, ...call.audit.objects], result);
+      writeAudit({ store, log }, request, who, [...named, ...call.audit.objects], result);
     };
     try {
       const response = await next(observed);
@@ -133,14 +133,18 @@ async function* observedEnd<T>(messages: AsyncIterable<T>, ended: (error?: unkno
   }
 }
 
+/**
+ * Never throws: with a full disk a call that was carried out must not be told as failed for want of its entry, and debug
+ * sessions are what helps then. The entry is in capsuled's own log instead.
+ */
 function writeAudit(
-  store: Store,
+  { store, log }: { readonly store: Store; readonly log: Logger },
   request: Request,
   who: { readonly key: KeyRecord | undefined; readonly address: string },
   objects: readonly string[],
   result: string,
 ): void {
-  store.audit.add({
+  const entry = {
     time: new Date(),
     keyId: who.key?.id ?? "",
     keyName: who.key?.name ?? "",
@@ -148,5 +152,10 @@ function writeAudit(
     objects: objects.map((text) => text.slice(0, maxObjectLength)),
     result,
     peerAddress: who.address,
-  });
+  };
+  try {
+    store.audit.add(entry);
+  } catch (error) {
+    log.error({ err: error, entry }, "an entry of the audit log was not written");
+  }
 }

@@ -46,7 +46,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   const { identity, gate, store, log } = options;
   const adapterOptions = (readMaxBytes: number) => ({
     routes: options.routes,
-    interceptors: [errorsInterceptor(log), gateInterceptor(gate, store), auditInterceptor(gate, store)],
+    interceptors: [errorsInterceptor(log), gateInterceptor(gate, store, log), auditInterceptor(gate, store, log)],
     contextValues: (request: Parameters<typeof peerOf>[0]) => createContextValues().set(peerKey, peerOf(request)),
     readMaxBytes,
     // Logs, archives and images: compressing them here would cost far more than the network does.

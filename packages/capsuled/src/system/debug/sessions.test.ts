@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
@@ -20,8 +20,15 @@ beforeEach(() => {
 });
 afterEach(() => rmSync(dir, { recursive: true }));
 
+/** Whether there is room on the disk only once the reserve is gone. */
+let isFull = false;
+
 const driver = {
-  start: async (instance: Instance) => void running.set(instance.uid, instance),
+  start: async (instance: Instance) => {
+    if (isFull && existsSync(join(dir, "reserve")))
+      throw new CapsuleError("exhausted", "full", { reason: "DISK_FULL" });
+    running.set(instance.uid, instance);
+  },
   remove: async (uid: string) => void running.delete(uid),
   observe: async (uid: string) => {
     const state = running.has(uid) ? "running" : "none";
@@ -39,6 +46,7 @@ function open(): DebugSessions {
     images,
     log: pino({ level: "silent" }),
     stateDir: join(dir, "debug"),
+    reserveFile: join(dir, "reserve"),
     toolsDir: dir,
   });
 }
@@ -94,6 +102,19 @@ test("it is gone too when the work in it fails, or nobody reads on", async () =>
   assert.equal(running.size, 0);
   for await (const _ of sessions.run({ image: "", keep: false }, failing)) break;
   assert.equal(running.size, 0);
+});
+
+test("a full disk has room for a session, once", async () => {
+  const sessions = await started();
+  isFull = true;
+  try {
+    await visit(sessions, false);
+    assert.equal(running.size, 0);
+  } finally {
+    isFull = false;
+  }
+  // There is room again: it is kept for the next time.
+  assert.equal(statSync(join(dir, "reserve")).size, 8 * 1024 ** 2);
 });
 
 test("an image must be on the capsule", async () => {

@@ -13,6 +13,7 @@ import type { RuntimeDriver } from "../../runtime/driver.ts";
 import type { ImageStore } from "../../runtime/images.ts";
 import { newUid } from "../../store/uid.ts";
 import { debugInstance, type Root, toolsImage } from "./instance.ts";
+import { Reserve } from "./reserve.ts";
 
 const stateDir = "/run/capsule/debug";
 const keptName = "kept.json";
@@ -25,6 +26,8 @@ export interface DebugSessionsOptions {
   readonly log: Logger;
   /** Default: in /run/capsule, so that nothing of it outlives a boot. */
   readonly stateDir?: string;
+  /** File that keeps room on the disk; default in /perm/capsule. */
+  readonly reserveFile?: string;
   /** Root of the tool image; by default where the OS image has it. */
   readonly toolsDir?: string;
 }
@@ -48,18 +51,21 @@ export class DebugSessions {
   readonly #toolsDir: string;
   readonly #live = new Set<string>();
   readonly #mutex = new KeyedMutex();
+  readonly #reserve: Reserve;
   #sessions = 0;
   #kept: Kept | undefined;
 
   constructor(options: DebugSessionsOptions) {
     this.#options = options;
     this.#stateDir = options.stateDir ?? stateDir;
+    this.#reserve = new Reserve(options.reserveFile ?? "/perm/capsule/debug-reserve", options.log);
     this.#toolsDir = options.toolsDir ?? "/usr/lib/capsule/tools";
   }
 
   /** Takes over the container that a capsuled before has kept; what it has left of others goes. */
   async start(): Promise<void> {
     await mkdir(this.#stateDir, { recursive: true, mode: 0o700 });
+    await this.#reserve.keep();
     const kept = await readKept(this.#keptFile);
     for (const name of await readdir(this.#stateDir))
       if (kept === undefined || (name !== kept.uid && name !== keptName))
@@ -102,6 +108,7 @@ export class DebugSessions {
       }
     } finally {
       this.#sessions--;
+      if (this.#sessions === 0) await this.#reserve.keep();
     }
   }
 
@@ -188,11 +195,18 @@ export class DebugSessions {
     this.#live.add(uid);
     const logDir = join(this.#stateDir, uid);
     await mkdir(logDir, { recursive: true, mode: 0o700 });
-    await this.#options.driver.start(
-      debugInstance(uid, root, logDir),
-      { toProcess: async () => undefined, tap: undefined },
-      AbortSignal.timeout(startTimeoutMs),
-    );
+    const start = (): Promise<void> =>
+      this.#options.driver.start(
+        debugInstance(uid, root, logDir),
+        { toProcess: async () => undefined, tap: undefined },
+        AbortSignal.timeout(startTimeoutMs),
+      );
+    await start().catch(async (error: unknown) => {
+      const isFull = error instanceof CapsuleError && error.reason === "DISK_FULL";
+      if (!isFull || !(await this.#reserve.release())) throw error;
+      this.#options.log.warn({ uid }, "the disk is full: the room that was kept for a debug session is used now");
+      await start();
+    });
   }
 
   async #forgetKept(): Promise<void> {
