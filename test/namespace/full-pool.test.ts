@@ -69,7 +69,7 @@ test("a full pool is told, fails writes, breaks nothing, and is whole again when
   const { message } = await pool();
   assert.match(message, /is (9[0-9]|100) % full.*Delete snapshots or volumes/);
   assert.match((await capsule.try(["capsule", "info"])).stderr, /Warning: Pool "default"/);
-  assert.match(await capsule.ctl(["workload", "events"]), /pool\/default +Warning +PoolAbove95/);
+  assert.match(await capsule.ctl(["capsule", "events"]), /pool\/default +Warning +PoolAbove95/);
   assert.match(await capsule.ctl(["capsule", "metrics"]), /^capsule_pool_level_percent\{pool="default"\} 95$/m);
   assert.equal((await capsule.workload("web")).status.phase, "PHASE_RUNNING");
   await capsule.ctl(["volume", "delete", "ballast"]);

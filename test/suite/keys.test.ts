@@ -77,3 +77,21 @@ test("usage errors end with 2, what is not there with 3", async () => {
   assert.equal((await capsule.try(["workload", "get", "nobody"])).code, 3);
   assert.equal((await capsule.try(["--capsule", "nowhere", "workload", "list"])).code, 3);
 });
+
+test("a fresh file at boot removes all keys; the capsule's own events say so", async () => {
+  assert.doesNotMatch(await capsule.ctl(["capsule", "events"]), /KeysReset/);
+  await capsule.host.exec(["sh", "-c", "touch /perm/capsule/reset-keys; sync"]);
+  await capsule.host.cutPower();
+  await capsule.host.startAgain();
+  await capsule.untilServing();
+  assert.equal((await capsule.try(["workload", "list"])).code, 4);
+  await capsule.ctl(adopt);
+  assert.match(await capsule.ctl(["capsule", "events"]), /capsule +Warning +KeysReset +[1-9] keys? were removed/);
+  assert.match(await capsule.ctl(["capsule", "events", "--since", "1h", "-n", "1"]), /KeysReset/);
+  assert.doesNotMatch(await capsule.ctl(["capsule", "events", "--since", "2100-01-01T00:00:00Z"]), /KeysReset/);
+  // What happened to workloads is not its own.
+  assert.match(await capsule.ctl(["workload", "events"]), /workload\/web/);
+  assert.doesNotMatch(await capsule.ctl(["capsule", "events"]), /workload\//);
+  const followed = await capsule.try(["capsule", "events", "-f"], "", 5_000 * patience);
+  assert.match(followed.stdout, /^[-0-9T:.Z]+ capsule KeysReset: /m);
+});

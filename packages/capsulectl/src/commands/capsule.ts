@@ -21,6 +21,15 @@ export function addCapsuleCommands(program: Command): void {
       await (await actions()).logs(globalsOf(command), services, options);
     });
   capsule
+    .command("events")
+    .description("what happened to the capsule itself: updates, keys that were reset, pools that fill")
+    .option("-f, --follow", "go on as things happen")
+    .option("-n, --limit <count>", "at most so many of the newest", "100")
+    .option("--since <time>", "only newer: a duration (10m) or a time (2026-01-31T12:00:00Z)")
+    .action(async (options: { limit: string; follow?: boolean; since?: string }, command: Command) =>
+      (await import("./events-actions.ts")).capsuleEvents(globalsOf(command), options),
+    );
+  capsule
     .command("stats")
     .description("use of processor, memory, network and disk")
     .option("-f, --follow", "every two seconds")

@@ -3,7 +3,6 @@ import { durationFromMs, timestampDate } from "@bufbuild/protobuf/wkt";
 import {
   type Event,
   EventsResponseSchema,
-  EventType,
   ListWorkloadsResponseSchema,
   Phase,
   Protocol,
@@ -32,6 +31,7 @@ import {
 } from "../output.ts";
 import { withCapsule } from "../session.ts";
 import { waitUntilGone, waitUntilPaused, waitUntilStopped, waitUntilUp } from "../wait.ts";
+import { type EventsOptions, eventColumns, eventsWanted, showEvents } from "./events-actions.ts";
 
 /** Its image, or the kernel that it boots instead. */
 function whatRuns(spec: Workload["spec"]): string {
@@ -190,39 +190,15 @@ async function waitUntilChanged(
   }
 }
 
-const eventColumns: Column<Event>[] = [
-  { title: "AGE", value: ({ time }) => age(time), right: true },
-  { title: "TYPE", value: ({ type }) => (type === EventType.WARNING ? "Warning" : "Normal") },
-  { title: "REASON", value: ({ reason }) => reason },
-  { title: "MESSAGE", value: ({ message, count }) => (count > 1 ? `${message} (${count} times)` : message) },
-];
-
 export async function events(
   { capsule: chosen, format }: Globals,
   name: string | undefined,
-  options: { follow?: boolean; limit: string },
+  options: EventsOptions,
 ): Promise<void> {
-  const limit = Number(options.limit);
-  if (!Number.isInteger(limit) || limit < 1)
-    throw new CliError(`--limit ${options.limit}: a number from 1 is needed`, exitCode.usage);
-  await withCapsule(chosen, async ({ workloads }) => {
-    const follow = options.follow === true;
-    const all: Event[] = [];
-    for await (const response of workloads.events({ name: name ?? "", follow, limit })) {
-      if (!follow) all.push(...response.events);
-      else if (format === "json") sayJson(toJson(EventsResponseSchema, response));
-      else
-        for (const event of response.events)
-          say(`${timeText(event)} ${event.objectName} ${event.reason}: ${event.message}`);
-    }
-    if (follow) return;
-    const object = { title: "OBJECT", value: ({ objectKind, objectName }: Event) => `${objectKind}/${objectName}` };
-    await print(format, EventsResponseSchema, create(EventsResponseSchema, { events: all }), all, [
-      ...eventColumns.slice(0, 1),
-      object,
-      ...eventColumns.slice(1),
-    ]);
-  });
+  const wanted = eventsWanted(options);
+  await withCapsule(chosen, ({ workloads }) =>
+    showEvents(format, wanted, workloads.events({ name: name ?? "", ...wanted })),
+  );
 }
 
 const statsColumns: Column<WorkloadStats>[] = [
@@ -265,10 +241,6 @@ function portsOf({ spec }: Workload): string {
     return `${from}->${containerPort}${protocol === Protocol.UDP ? "/udp" : ""}`;
   });
   return ports.length === 0 ? "-" : ports.join(",");
-}
-
-function timeText({ time }: Event): string {
-  return time === undefined ? "-" : timestampDate(time).toISOString();
 }
 
 function indent(text: string): string {

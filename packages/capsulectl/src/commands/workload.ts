@@ -82,8 +82,13 @@ export function addWorkloadCommands(program: Command): void {
     .description("what happened to a workload, or to all")
     .option("-f, --follow", "go on as things happen")
     .option("-n, --limit <count>", "at most so many of the newest", "100")
-    .action(async (name: string | undefined, options: { follow?: boolean; limit: string }, command: Command) => {
-      await (await actions()).events(globalsOf(command), name, options);
+    .option("--since <time>", "only newer: a duration (10m) or a time (2026-01-31T12:00:00Z)")
+    .action(async (name: string | undefined, options: object, command: Command) => {
+      await (await actions()).events(
+        globalsOf(command),
+        name,
+        options as Parameters<Awaited<ReturnType<typeof actions>>["events"]>[2],
+      );
     });
   workload
     .command("stats [names...]")

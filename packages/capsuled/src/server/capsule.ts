@@ -20,6 +20,7 @@ import type { Machine } from "../system/machine.ts";
 import { ownAddresses, readFilesystems, readUsage } from "../system/usage.ts";
 import { callOf } from "./call.ts";
 import { type DebugServiceOptions, debugService } from "./debug.ts";
+import { eventsOf } from "./events.ts";
 import { metricsOf } from "./metrics.ts";
 import { messageOfPool } from "./pool.ts";
 import { intervalMs, ticks } from "./ticks.ts";
@@ -148,6 +149,9 @@ export function capsuleService({
         since: since === undefined ? undefined : timestampDate(since),
       };
       for await (const lines of readSystemLogs(services, options, callOf(context).signal)) yield { lines };
+    },
+    async *systemEvents(wanted, context) {
+      yield* eventsOf(store, { kinds: ["capsule", "pool"] }, wanted, callOf(context).signal);
     },
     async *systemStats({ interval }, context) {
       let before: { busyNanos: bigint; at: number } = { busyNanos: 0n, at: performance.now() - uptime() * 1000 };

@@ -58,6 +58,7 @@ const table: Readonly<Record<string, Expected>> = {
   "CapsuleService/SystemStats": "viewer",
   "CapsuleService/SupportBundle": "admin",
   "CapsuleService/SetHostname": "admin",
+  "CapsuleService/SystemEvents": "viewer",
   "CapsuleService/Debug": "admin",
   "CapsuleService/EndDebug": "admin",
   "CapsuleService/RepairPerm": "admin",

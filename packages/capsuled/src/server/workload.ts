@@ -1,27 +1,19 @@
 /** WorkloadService: what is wanted, and what is. What happens inside a workload is in workload-session.ts. */
 import { create } from "@bufbuild/protobuf";
 import { timestampFromDate } from "@bufbuild/protobuf/wkt";
-import {
-  type Event,
-  EventSchema,
-  RunState,
-  type Workload,
-  WorkloadSchema,
-  type WorkloadService,
-  type WorkloadStats,
-} from "@capsule/api";
+import { RunState, type Workload, WorkloadSchema, type WorkloadService, type WorkloadStats } from "@capsule/api";
 import type { ServiceImpl } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 import type { RuntimeDriver } from "../runtime/driver.ts";
 import type { StorageStatus } from "../storage/substrate/status.ts";
 import type { Change } from "../store/changes.ts";
-import type { EventRecord } from "../store/events.ts";
 import type { Store } from "../store/store.ts";
 import type { WorkloadRecord } from "../store/workloads.ts";
 import type { WorkloadManager } from "../workload/manager.ts";
 import { StatsSampler } from "../workload/stats.ts";
 import { callOf } from "./call.ts";
 import { changesOf } from "./changes.ts";
+import { eventsOf } from "./events.ts";
 import { intervalMs, ticks } from "./ticks.ts";
 import { workloadSession } from "./workload-session.ts";
 
@@ -97,21 +89,9 @@ export function workloadService(options: WorkloadServiceOptions): ServiceImpl<ty
     async restartWorkload({ name }) {
       return { workload: messageOf(manager.restart(name)) };
     },
-    async *events({ name, follow, limit }, context) {
+    async *events({ name, ...wanted }, context) {
       if (name !== "") manager.get(name);
-      const { signal } = callOf(context);
-      const changes = follow ? changesOf(store, signal, ({ kind }) => kind === "event") : undefined;
-      const known = store.events.newest(limit === 0 ? 100 : Math.min(limit, 10_000), name === "" ? undefined : name);
-      let last = known.at(-1)?.sequence ?? 0;
-      if (known.length > 0) yield { events: known.map(messageOfEvent) };
-      if (changes === undefined) return;
-      for await (const change of changes) {
-        if (change.kind !== "event" || change.sequence <= last) continue;
-        last = change.sequence;
-        const event = store.events.get(change.sequence);
-        if (event !== undefined && (name === "" || event.objectName === name))
-          yield { events: [messageOfEvent(event)] };
-      }
+      yield* eventsOf(store, name === "" ? {} : { kinds: ["workload"], name }, wanted, callOf(context).signal);
     },
     async *stats({ names, interval }, context) {
       for (const name of names) manager.get(name);
@@ -156,8 +136,4 @@ export function messageOf(record: WorkloadRecord): Workload {
 function runState({ desired, paused }: Pick<WorkloadRecord, "desired" | "paused">): RunState {
   if (paused) return RunState.PAUSED;
   return desired === "running" ? RunState.RUNNING : RunState.STOPPED;
-}
-
-function messageOfEvent({ sequence, time, ...event }: EventRecord): Event {
-  return create(EventSchema, { ...event, sequence: BigInt(sequence), time: timestampFromDate(time) });
 }

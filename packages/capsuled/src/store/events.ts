@@ -16,6 +16,14 @@ export interface EventRecord {
   readonly time: Date;
 }
 
+/** Which events; all that is not said is any. */
+export interface EventSelection {
+  readonly kinds?: readonly EventRecord["objectKind"][];
+  readonly name?: string;
+  /** Not before this. */
+  readonly since?: Date;
+}
+
 /** A rolling log of what happened to each object. The same again, right after itself, only counts up. */
 export class EventRepository {
   readonly #db: Database;
@@ -69,16 +77,20 @@ export class EventRepository {
     this.#db.run("DELETE FROM events WHERE object_kind = ? AND object_name = ?", objectKind, objectName);
   }
 
-  /** The newest `limit`, oldest first; of one workload, or of everything. */
-  newest(limit: number, workload?: string): EventRecord[] {
-    const rows =
-      workload === undefined
-        ? this.#db.all("SELECT * FROM events ORDER BY sequence DESC LIMIT ?", limit)
-        : this.#db.all(
-            "SELECT * FROM events WHERE object_kind = 'workload' AND object_name = ? ORDER BY sequence DESC LIMIT ?",
-            workload,
-            limit,
-          );
+  /** The newest `limit`, oldest first. */
+  newest(limit: number, { kinds, name, since }: EventSelection = {}): EventRecord[] {
+    const conditions = [
+      ...(kinds === undefined ? [] : [`object_kind IN (${kinds.map(() => "?").join(", ")})`]),
+      ...(name === undefined ? [] : ["object_name = ?"]),
+      ...(since === undefined ? [] : ["time >= ?"]),
+    ];
+    const values = [
+      ...(kinds ?? []),
+      ...(name === undefined ? [] : [name]),
+      ...(since === undefined ? [] : [since.getTime()]),
+    ];
+    const where = conditions.length === 0 ? "" : `WHERE ${conditions.join(" AND ")}`;
+    const rows = this.#db.all(`SELECT * FROM events ${where} ORDER BY sequence DESC LIMIT ?`, ...values, limit);
     return rows.reverse().map(recordOf);
   }
 

@@ -248,10 +248,10 @@ describe("events", () => {
   it("roll over per object", () => {
     store.events.add(anEvent("other", "db"));
     for (let i = 0; i < 150; i++) store.events.add(anEvent(`${i}`));
-    const web = store.events.newest(1000, "web");
+    const web = store.events.newest(1000, { kinds: ["workload"], name: "web" });
     assert.equal(web.length, 100);
     assert.equal(web.at(-1)?.message, "149");
-    assert.equal(store.events.newest(1000, "db").length, 1);
+    assert.equal(store.events.newest(1000, { kinds: ["workload"], name: "db" }).length, 1);
   });
 });
 
