@@ -7,7 +7,9 @@ import { diskModules, filesystemModules } from "./modules.ts";
 import { run } from "./run.ts";
 
 const applets =
-  "sh cat cp dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root uname".split(" ");
+  "sh cat cp dd echo find grep hexdump insmod ls mkdir modprobe mount read rm sleep sort switch_root tr uname".split(
+    " ",
+  );
 
 /** Writes the initramfs for a kernel to `target`. `rootfs` gives busybox and its libraries. */
 export async function writeInitramfs(kernel: Kernel, rootfs: string, target: string): Promise<void> {

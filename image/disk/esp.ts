@@ -22,6 +22,7 @@ export const grubModules: readonly string[] = [
   "reboot",
   "halt",
   "sleep",
+  "probe",
 ];
 /** Where GRUB finds its configuration, on the boot partition. */
 export const grubDir = "/EFI/BOOT";

@@ -18,10 +18,14 @@ const saveTimeoutMs = 60_000;
 export interface MachineOptions {
   /** For its own files: firmware variables, sockets, the serial log. */
   readonly dir: string;
-  /** Raw disk images, written to. The first is booted from. */
+  /** Raw disk images, written to. The first is booted from, unless there is a stick. */
   readonly disks: readonly string[];
+  /** Raw image of a stick on USB, which is booted from. */
+  readonly stick?: string;
   /** Ports on 127.0.0.1 of this host and the ports of the machine that they lead to. */
   readonly forwards: readonly (readonly [host: number, guest: number])[];
+  /** Instead of a network of QEMU's own: an interface of a network namespace, which is there already. */
+  readonly tap?: { readonly enter: readonly string[]; readonly name: string; readonly mac: string };
   readonly kvm: boolean;
   readonly memoryMib?: number;
   readonly cpus?: number;
@@ -61,7 +65,7 @@ export class Machine {
     const tpmSocket = options.tpm === true ? await startTpm(dir) : undefined;
     const log = await open(join(dir, "qemu.log"), "a", 0o600);
     const onTerminal = options.serial === "stdio";
-    const qemu = [...argv, ...argumentsOf(options, firmwareDir, tpmSocket)];
+    const qemu = [...(options.tap?.enter ?? []), ...argv, ...argumentsOf(options, firmwareDir, tpmSocket)];
     const [program = "", ...args] = options.temporary === true ? ["setpriv", "--pdeathsig", "KILL", ...qemu] : qemu;
     const child = spawn(program, args, {
       detached: !onTerminal,
@@ -207,7 +211,7 @@ function logged(disk: string, log: string): string {
 }
 
 function argumentsOf(options: MachineOptions, firmwareDir: string, tpmSocket: string | undefined): string[] {
-  const { dir, disks, forwards, kvm, memoryMib = 2048, cpus = 2, serial = "log", from, writeLog } = options;
+  const { dir, disks, stick, forwards, tap, kvm, memoryMib = 2048, cpus = 2, serial = "log", from, writeLog } = options;
   const serialLog = `logfile=${join(dir, "serial.log")},logappend=on`;
   const forwarded = forwards.map(([host, guest]) => `,hostfwd=tcp:127.0.0.1:${host}-:${guest}`).join("");
   return [
@@ -223,15 +227,25 @@ function argumentsOf(options: MachineOptions, firmwareDir: string, tpmSocket: st
           ["-drive", `if=pflash,format=raw,file=${join(dir, "firmware.fd")}`],
         ].flat(),
     // No cache=unsafe: what the machine flushes is on the host's disk, so that a cut of its power is a true one.
+    ...(stick === undefined
+      ? []
+      : [
+          ["-drive", `if=none,id=stick,file=${stick},format=raw,cache=writeback`],
+          ["-device", "qemu-xhci,id=usb"],
+          ["-device", "usb-storage,id=stick,bus=usb.0,drive=stick,removable=on,bootindex=0"],
+        ]),
     ...disks.flatMap((path, i) => [
       [
         "-drive",
         `if=none,id=disk${i},${i === 0 && writeLog !== undefined ? logged(path, writeLog) : `file=${path},format=raw`},discard=unmap,cache=writeback`,
       ],
-      ["-device", `virtio-blk-pci,drive=disk${i},serial=disk${i},bootindex=${i}`],
+      ["-device", `virtio-blk-pci,drive=disk${i},serial=disk${i},bootindex=${i + 1}`],
     ]),
-    ["-netdev", `user,id=net0${forwarded}`],
-    ["-device", "virtio-net-pci,netdev=net0,romfile="],
+    [
+      "-netdev",
+      tap === undefined ? `user,id=net0${forwarded}` : `tap,id=net0,ifname=${tap.name},script=no,downscript=no`,
+    ],
+    ["-device", `virtio-net-pci,netdev=net0,romfile=${tap === undefined ? "" : `,mac=${tap.mac}`}`],
     ["-device", "virtio-rng-pci"],
     ["-device", "i6300esb"],
     from === undefined ? [] : ["-incoming", `exec:cat '${from}'`],

@@ -155,7 +155,10 @@ test("two disks with the same signature: it refuses to guess, and names both", {
     firmware: "bios",
   });
   try {
-    await machine.untilConsole(/several disks have the signature b1a570ff: vda vdb/, 120_000);
+    await machine.untilConsole(
+      /several disks have the signature b1a570ff and the same boot partition: vda vdb/,
+      120_000,
+    );
   } finally {
     await machine.cutPower();
   }

@@ -7,6 +7,7 @@ import {
   CapsuleService,
   IdentityService,
   ImageService,
+  InstallService,
   MachineService,
   PoolService,
   UpdateService,
@@ -33,6 +34,7 @@ const services: readonly DescService[] = [
   PoolService,
   UpdateService,
   ImageService,
+  InstallService,
   MachineService,
 ];
 /** They would do what they are asked to. */

@@ -5,6 +5,7 @@ import {
   CapsuleService,
   IdentityService,
   ImageService,
+  InstallService,
   MachineService,
   PoolService,
   UpdateService,
@@ -25,5 +26,6 @@ export function clientsOf(client: <S extends DescService>(service: S) => Client<
     pools: client(PoolService),
     images: client(ImageService),
     updates: client(UpdateService),
+    install: client(InstallService),
   };
 }

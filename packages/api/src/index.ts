@@ -4,6 +4,7 @@ export * from "./gen/capsule/v1/capsule_pb.js";
 export * from "./gen/capsule/v1/common_pb.js";
 export * from "./gen/capsule/v1/identity_pb.js";
 export * from "./gen/capsule/v1/image_pb.js";
+export * from "./gen/capsule/v1/install_pb.js";
 export * from "./gen/capsule/v1/machine_pb.js";
 export * from "./gen/capsule/v1/pool_pb.js";
 export * from "./gen/capsule/v1/session_pb.js";

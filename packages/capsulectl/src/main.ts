@@ -9,6 +9,7 @@ import { addCopyCommand } from "./commands/copy.ts";
 import { addDashboardCommand } from "./commands/dashboard.ts";
 import { addDiscoverCommand } from "./commands/discover.ts";
 import { addImageCommands } from "./commands/image.ts";
+import { addInstallCommand } from "./commands/install.ts";
 import { addKeyCommands } from "./commands/key.ts";
 import { addMachineCommands } from "./commands/machine.ts";
 import { addPoolCommands } from "./commands/pool.ts";
@@ -34,6 +35,7 @@ export function buildProgram(): Command {
     .exitOverride();
   addContextCommands(program);
   addDiscoverCommand(program);
+  addInstallCommand(program);
   addApplyCommands(program);
   addWorkloadCommands(program);
   addCopyCommand(program);

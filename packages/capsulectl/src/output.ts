@@ -65,6 +65,11 @@ export async function printDone(format: Format, results: readonly Done[]): Promi
 }
 
 export function printTable<Row>(rows: readonly Row[], columns: readonly Column<Row>[], wide = false): void {
+  say(tableOf(rows, columns, wide));
+}
+
+/** Its lines, for wherever they go. */
+export function tableOf<Row>(rows: readonly Row[], columns: readonly Column<Row>[], wide = false): string {
   const shown = columns.filter((column) => wide || column.wide !== true);
   const cells = rows.map((row) => shown.map((column) => clean(column.value(row))));
   const widths = shown.map(({ title }, i) => Math.max(title.length, ...cells.map((line) => line[i]?.length ?? 0)));
@@ -73,7 +78,7 @@ export function printTable<Row>(rows: readonly Row[], columns: readonly Column<R
       .map((value, i) => (shown[i]?.right === true ? value.padStart(widths[i] ?? 0) : value.padEnd(widths[i] ?? 0)))
       .join("  ")
       .trimEnd();
-  say([line(shown.map(({ title }) => title)), ...cells.map(line)].join("\n"));
+  return [line(shown.map(({ title }) => title)), ...cells.map(line)].join("\n");
 }
 
 /** Lines to stdout. */

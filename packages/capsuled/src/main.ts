@@ -8,6 +8,7 @@ import {
   EventType,
   IdentityService,
   ImageService,
+  InstallService,
   MachineService,
   Phase,
   PoolService,
@@ -22,6 +23,8 @@ import { Gate } from "./auth/gate.ts";
 import { loadIdentity, shortId } from "./auth/identity.ts";
 import { ReplayCache } from "./auth/replay.ts";
 import { resetKeysIfAsked } from "./auth/reset.ts";
+import { installerFile } from "./install/boot.ts";
+import { isInstaller, serveInstaller } from "./installer.ts";
 import { createLogger } from "./log.ts";
 import { applyClock } from "./machine/clock.ts";
 import { MachineDocument } from "./machine/document.ts";
@@ -38,6 +41,7 @@ import { openMicroVms } from "./runtime/microvm/index.ts";
 import { capsuleService, goDown, type Hardware } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
 import { imageService } from "./server/image.ts";
+import { noInstaller } from "./server/install.ts";
 import { startServer } from "./server/listener.ts";
 import { machineService } from "./server/machine.ts";
 import { ownApi } from "./server/own-api.ts";
@@ -102,7 +106,8 @@ process.on("unhandledRejection", (error) => {
 });
 
 // Loading this program takes longer than making the disk ready: capsule-init starts both at once.
-await untilExists(permReadyFile);
+await untilExists(permReadyFile, installerFile);
+if (isInstaller()) await serveInstaller({ port, authDir, log });
 await mkdir("/perm/capsule", { recursive: true });
 await mkdir(workloadsDir, { recursive: true });
 const machine = openMachine();
@@ -262,10 +267,12 @@ const routes = (router: ConnectRouter): void => {
     imageService({ store, images, document: () => document.spec, changed: () => reconciler.retryFailed() }),
   );
   router.service(MachineService, machineService({ document, storage, hostname: machine.hostname }));
+  router.service(InstallService, noInstaller());
   reflection(router, [
     ...[IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService],
     UpdateService,
     MachineService,
+    InstallService,
   ]);
 };
 const support = new Support({

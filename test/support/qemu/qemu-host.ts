@@ -25,6 +25,8 @@ export interface QemuHostOptions {
   readonly dir: string;
   /** Further disks of the machine: paths of raw images. */
   readonly disks?: readonly string[];
+  /** The image is on a stick on USB, and `disks` are those inside the machine. */
+  readonly isStick?: boolean;
   readonly memoryMib?: number;
   readonly tpm?: boolean;
   /** Called with the disk before it is booted for the first time. */
@@ -172,6 +174,11 @@ async function bootAndSave(dir: string): Promise<void> {
   }
 }
 
+function disksOf({ dir, disks = [], isStick = false }: QemuHostOptions): { disks: readonly string[]; stick?: string } {
+  const image = join(dir, "disk.raw");
+  return isStick ? { disks, stick: image } : { disks: [image, ...disks] };
+}
+
 async function powerOn(
   options: QemuHostOptions,
   ports: { api: number; agent: number },
@@ -180,7 +187,7 @@ async function powerOn(
   const kvm = await kvmWorks((await buildKernel()).vmlinuz);
   return await Machine.start({
     dir: options.dir,
-    disks: [join(options.dir, "disk.raw"), ...(options.disks ?? [])],
+    ...disksOf(options),
     forwards: [
       [ports.api, 50_000],
       [ports.agent, agentPort],

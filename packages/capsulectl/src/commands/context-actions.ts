@@ -14,23 +14,29 @@ import { followTime } from "../session.ts";
 
 const NAME = /^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$/;
 
+/** Throws CliError. */
+export function checkContextName(name: string | undefined): void {
+  if (name === undefined || NAME.test(name)) return;
+  throw new CliError(`"${name}" is no name for a context: letters, digits, - and _ are needed`, exitCode.usage);
+}
+
 export async function adopt(
   where: string,
   options: { name?: string; fingerprint?: string; yes?: boolean; keyName?: string },
 ): Promise<void> {
   const host = await locate(where);
   const wanted = options.fingerprint === undefined ? undefined : plainFingerprint(options.fingerprint);
-  if (options.name !== undefined && !NAME.test(options.name)) {
-    throw new CliError(
-      `"${options.name}" is no name for a context: letters, digits, - and _ are needed`,
-      exitCode.usage,
-    );
-  }
+  checkContextName(options.name);
   const key = await ensureKey();
   const connection = await connect({ host, key, fingerprint: wanted });
   try {
     const identity = connection.client(IdentityService);
-    const { capsuleId, shortId, hostname: capsuleName, adopted, claimWindow, time } = await identity.getIdentity({});
+    const identified = await identity.getIdentity({});
+    const { capsuleId, shortId, hostname: capsuleName, adopted, claimWindow, time, mode } = identified;
+    if (mode === "installer")
+      throw new CliError(
+        `${shortId} at ${host} is no capsule yet: the machine was started as an installer. \`capsulectl install ${shortId}\` puts Capsule on its disk, adopted.`,
+      );
     const config = await readConfig();
     const known = Object.entries(config.contexts).find(([, context]) => context.capsuleId === capsuleId);
     const pinned = known?.[1].fingerprint === connection.fingerprint;
@@ -67,7 +73,7 @@ export async function adopt(
 }
 
 /** HOST:PORT of a host, or of the capsule with that short id when no host has such a name. Throws CliError. */
-async function locate(where: string): Promise<string> {
+export async function locate(where: string): Promise<string> {
   const host = parseHost(where);
   if (!isShortId(where)) return host;
   const isName = await lookup(where).then(
@@ -81,8 +87,8 @@ async function locate(where: string): Promise<string> {
   return found;
 }
 
-async function askToTrust(host: string, name: string, shortId: string, fingerprint: string): Promise<void> {
-  note(`Capsule ${shortId} ("${name}") at ${host}\nFingerprint ${grouped(fingerprint)}`);
+export async function askToTrust(host: string, name: string, shortId: string, fingerprint: string): Promise<void> {
+  note(`${shortId} ("${name}") at ${host}\nFingerprint ${grouped(fingerprint)}`);
   if (!process.stdin.isTTY) {
     throw new CliError(
       "Compare the fingerprint with the one on its console, and give --fingerprint SHA256 or --yes.",
@@ -92,7 +98,7 @@ async function askToTrust(host: string, name: string, shortId: string, fingerpri
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   const answer = await terminal.question("Is it the one on its console? [y/N] ");
   terminal.close();
-  if (!/^y(es)?$/i.test(answer.trim())) throw new CliError("Not adopted.", exitCode.refused);
+  if (!/^y(es)?$/i.test(answer.trim())) throw new CliError("Nothing was done.", exitCode.refused);
 }
 
 export async function listContexts({ format }: Globals): Promise<void> {
@@ -135,7 +141,7 @@ function noContext(name: string): CliError {
 }
 
 /** As people copy it: with colons, blanks, capitals or "SHA256:" before it. */
-function plainFingerprint(text: string): string {
+export function plainFingerprint(text: string): string {
   const plain = text
     .replace(/^sha256:/i, "")
     .replace(/[\s:]/g, "")
@@ -148,7 +154,8 @@ function grouped(fingerprint: string): string {
   return fingerprint.replace(/(.{4})(?=.)/g, "$1 ");
 }
 
-function freeName(wanted: string, taken: readonly string[]): string {
+/** The name, with a number when it is taken. */
+export function freeName(wanted: string, taken: readonly string[]): string {
   const base = NAME.test(wanted) ? wanted : "capsule";
   for (let i = 1; ; i++) {
     const name = i === 1 ? base : `${base}-${i}`;

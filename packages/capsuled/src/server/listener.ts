@@ -2,7 +2,7 @@
 import { createSecureServer, type Http2SecureServer, type ServerHttp2Session } from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import type { TLSSocket } from "node:tls";
-import { type ConnectRouter, createContextValues } from "@connectrpc/connect";
+import { type ConnectRouter, createContextValues, type Interceptor } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import type { Logger } from "pino";
 import type { Gate } from "../auth/gate.ts";
@@ -22,6 +22,8 @@ export interface ServerOptions {
   readonly store: Store;
   readonly log: Logger;
   readonly routes: (router: ConnectRouter) => void;
+  /** Before the gate: what is refused to everybody. */
+  readonly guards?: readonly Interceptor[];
 }
 
 export interface Server {
@@ -46,7 +48,12 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   const { identity, gate, store, log } = options;
   const adapterOptions = (readMaxBytes: number) => ({
     routes: options.routes,
-    interceptors: [errorsInterceptor(log), gateInterceptor(gate, store, log), auditInterceptor(gate, store, log)],
+    interceptors: [
+      errorsInterceptor(log),
+      ...(options.guards ?? []),
+      gateInterceptor(gate, store, log),
+      auditInterceptor(gate, store, log),
+    ],
     contextValues: (request: Parameters<typeof peerOf>[0]) => createContextValues().set(peerKey, peerOf(request)),
     readMaxBytes,
     // Logs, archives and images: compressing them here would cost far more than the network does.

@@ -18,6 +18,7 @@ import {
   ErrorInfoSchema,
   IdentityService,
   ImageService,
+  InstallService,
   MachineService,
   PoolService,
   Role,
@@ -110,6 +111,8 @@ const table: Readonly<Record<string, Expected>> = {
   "UpdateService/GetUpdateStatus": "viewer",
   "UpdateService/ConfirmUpdate": "admin",
   "UpdateService/RollbackUpdate": "admin",
+  "InstallService/ListTargets": "admin",
+  "InstallService/Install": "admin",
   "ImageService/ListImages": "viewer",
   "ImageService/PullImage": "operator",
   "ImageService/PushImage": "operator",
@@ -129,6 +132,7 @@ const services: readonly DescService[] = [
   PoolService,
   UpdateService,
   ImageService,
+  InstallService,
   MachineService,
 ];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];

@@ -8,6 +8,8 @@ import type { Logger } from "pino";
 import { Terminal } from "./terminal.ts";
 
 export interface ConsoleFacts {
+  /** What the machine is; "Capsule" unless told. */
+  readonly title?: string;
   readonly name: string;
   readonly shortId: string;
   readonly version: string;
@@ -43,18 +45,18 @@ export function startConsole(options: { facts: () => ConsoleFacts; logDir: strin
 
 /** Plain text of at most 80 columns, for any terminal. */
 export function bannerOf(facts: ConsoleFacts): string {
-  const { name, shortId, version, addresses, port, fingerprint, notices, showLogs } = facts;
+  const { title = "Capsule", name, shortId, version, addresses, port, fingerprint, notices, showLogs } = facts;
   const groups = fingerprint.match(/.{4}/g) ?? [];
   const reached = addresses.map((address) => (address.includes(":") ? `[${address}]:${port}` : `${address}:${port}`));
   const rows: [string, string[]][] = [
-    ["Capsule", [`${name}   id ${shortId}   version ${version}`]],
+    [title, [`${name}   id ${shortId}   version ${version}`]],
     ["API", reached.length === 0 ? ["no address yet"] : reached],
     ["SHA-256", [groups.slice(0, 8).join(" "), groups.slice(8).join(" ")]],
     ["", notices.map((notice) => notice)],
   ];
   const line = "-".repeat(78);
-  const body = rows.flatMap(([title, values]) =>
-    values.map((value, i) => `${(i === 0 && title !== "" ? `${title}:` : "").padEnd(10)}${value}`),
+  const body = rows.flatMap(([what, values]) =>
+    values.map((value, i) => `${(i === 0 && what !== "" ? `${what}:` : "").padEnd(11)}${value}`),
   );
   return ["", line, ...body, line, ...(showLogs ? ["Any key: the last lines of the log."] : []), ""].join("\n");
 }

@@ -5,7 +5,7 @@ import { type ConsoleFacts, startConsole } from "./console.ts";
 import { ownAddresses } from "./usage.ts";
 
 export function startFront(
-  facts: () => Pick<ConsoleFacts, "shortId" | "version" | "port" | "fingerprint" | "notices" | "showLogs">,
+  facts: () => Pick<ConsoleFacts, "title" | "shortId" | "version" | "port" | "fingerprint" | "notices" | "showLogs">,
   log: Logger,
 ): void {
   startConsole({

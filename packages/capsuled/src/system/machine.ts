@@ -26,9 +26,7 @@ export function openMachine(): Machine {
     mode: modeOf(),
     hostname,
     setHostname: async (name) => {
-      const description = hostnameFault(name);
-      if (description !== undefined)
-        throw new CapsuleError("invalid", description, { violations: [{ path: "hostname", description }] });
+      checkedHostname(name);
       await writeDurably(hostnamePath, `${name}\n`, 0o644);
       await run("hostname", [name]);
     },
@@ -39,6 +37,13 @@ export function openMachine(): Machine {
 export function hostnameFault(name: string): string | undefined {
   if (HOSTNAME.test(name)) return undefined;
   return `"${name.slice(0, 80)}" is no host name: 1 to 63 of a-z, 0-9 and "-", no "-" at the ends`;
+}
+
+/** Throws `invalid`. */
+export function checkedHostname(name: string): void {
+  const description = hostnameFault(name);
+  if (description !== undefined)
+    throw new CapsuleError("invalid", description, { violations: [{ path: "hostname", description }] });
 }
 
 function modeOf(): string {

@@ -7,11 +7,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 const pollMs = 20;
 
-/** Its directory must be there. */
-export async function untilExists(path: string): Promise<void> {
-  const watcher = watch(dirname(path));
+/** One of them, all in one directory, which must be there. */
+export async function untilExists(...paths: readonly [string, ...string[]]): Promise<void> {
+  const watcher = watch(dirname(paths[0]));
   try {
-    while (!existsSync(path)) await once(watcher, "change");
+    while (!paths.some((path) => existsSync(path))) await once(watcher, "change");
   } finally {
     watcher.close();
   }

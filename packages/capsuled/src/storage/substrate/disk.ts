@@ -6,6 +6,7 @@ import { type Contents, type Partition, SubstrateError } from "./plan.ts";
 
 /** What the initramfs found (image/initramfs/init). */
 export interface BootDisk {
+  /** Such as "/dev/sda". */
   readonly disk: string;
   readonly slot: "a" | "b";
 }
@@ -15,7 +16,7 @@ export async function readBootDisk(path = "/run/capsule/boot.json"): Promise<Boo
 }
 
 /** Throws SubstrateError when there is none. */
-export async function permPartition({ disk }: BootDisk): Promise<Partition> {
+export async function permPartition({ disk }: Pick<BootDisk, "disk">): Promise<Partition> {
   const name = basename(disk);
   const sys = join("/sys/block", name);
   const diskSectors = Number(await readFile(join(sys, "size"), "utf8"));
@@ -66,7 +67,7 @@ async function isBlank(device: string): Promise<boolean> {
 }
 
 /** Moves GPT's copy to the end of the disk and PERM's end before it. The start never moves. */
-export async function growPartition({ disk }: BootDisk, { device }: Partition): Promise<void> {
+export async function growPartition({ disk }: Pick<BootDisk, "disk">, { device }: Partition): Promise<void> {
   const number = /(\d+)$/.exec(device)?.[1] ?? "";
   await runTool(["sfdisk", "--no-reread", "--no-tell-kernel", "--relocate", "gpt-bak-std", disk]);
   await runTool(["sfdisk", "--no-reread", "--no-tell-kernel", "-N", number, disk], ", +\n");

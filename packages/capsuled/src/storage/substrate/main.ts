@@ -1,10 +1,12 @@
 /**
  * Runs once at each boot of a machine, before containerd and capsuled: `/perm` is there afterwards. When it cannot be,
  * a filesystem in memory takes its place, so that the API can be asked what is wrong; nothing of it outlives a reboot.
+ * On an installer it leaves every disk alone, and capsuled serves that.
  */
 
 import { appendFileSync } from "node:fs";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { isInstallerBoot, noteInstaller } from "../../install/boot.ts";
 import { runTool } from "../../tool.ts";
 import { readBootDisk } from "./disk.ts";
 import { DamagedError, SubstrateError } from "./plan.ts";
@@ -47,8 +49,12 @@ async function mayTryAgain(): Promise<boolean> {
 
 await mkdir("/run/capsule", { recursive: true });
 try {
-  await prepareSubstrate(await readBootDisk(), say);
-  await report({ state: "ready", message: "" });
+  const boot = await readBootDisk();
+  if (await isInstallerBoot(boot)) await noteInstaller(boot);
+  else {
+    await prepareSubstrate(boot, say);
+    await report({ state: "ready", message: "" });
+  }
 } catch (error) {
   const { message, stderr = "" } = error as Error & { stderr?: string };
   say(`disk: ${message}`);

@@ -14,25 +14,32 @@ const fsckTimeoutMs = 30 * 60_000;
 
 export type Say = (text: string) => void;
 
+type Whose = Pick<BootDisk, "disk">;
+
 /** Resolves when `/perm` is mounted. Throws SubstrateError, with nothing changed that may hold data. */
-export async function prepareSubstrate(boot: BootDisk, say: Say): Promise<void> {
-  await runTool(["modprobe", "-a", "dm_mod", "dm_thin_pool", "ext4"]);
-  for (let i = 0; ; i++) {
-    const observed = await observe(boot);
-    const step = nextStep(observed);
-    if (step === undefined) break;
-    if (i === maxSteps)
-      throw new SubstrateError(`The disk ${boot.disk} does not come up: "${step.kind}" has no effect.`);
-    say(`disk: ${step.kind}`);
-    await carryOut(step, boot, observed);
-  }
+export async function prepareSubstrate(boot: Whose, say: Say): Promise<void> {
+  await makeVolumes(boot, say, "pool");
   await checkPerm(say);
   await mountPerm();
   // A growth may have been cut before the filesystem took it; without one this does nothing.
   await runTool(["resize2fs", permDevice], "", fsckTimeoutMs);
 }
 
-async function observe(boot: BootDisk): Promise<Observed> {
+/** Up to the volume of `/perm` with its filesystem, or to the thin pool, which comes last. Throws SubstrateError. */
+export async function makeVolumes(boot: Whose, say: Say, until: "perm" | "pool"): Promise<void> {
+  await runTool(["modprobe", "-a", "dm_mod", "dm_thin_pool", "ext4"]);
+  for (let i = 0; ; i++) {
+    const observed = await observe(boot);
+    const step = nextStep(observed);
+    if (step === undefined || (until === "perm" && step.kind === "createPool")) break;
+    if (i === maxSteps)
+      throw new SubstrateError(`The disk ${boot.disk} does not come up: "${step.kind}" has no effect.`);
+    say(`disk: ${step.kind}`);
+    await carryOut(step, boot, observed);
+  }
+}
+
+async function observe(boot: Whose): Promise<Observed> {
   const partition = await permPartition(boot);
   const none = { group: undefined, pvGrowBytes: 0, groupSizeBytes: 0, groupFreeBytes: 0, volumes: [], active: false };
   if (partition.contents !== "LVM2_member") return { partition, ...none };
@@ -52,7 +59,7 @@ async function observe(boot: BootDisk): Promise<Observed> {
   };
 }
 
-async function carryOut(step: Step, boot: BootDisk, { partition }: Observed): Promise<void> {
+async function carryOut(step: Step, boot: Whose, { partition }: Observed): Promise<void> {
   const lvm = new Lvm(partition.device);
   switch (step.kind) {
     case "growPartition":
@@ -102,11 +109,15 @@ async function checkPerm(say: Say): Promise<void> {
   }
 }
 
+export async function mountPermAt(dir: string): Promise<void> {
+  await runTool(["mount", "-t", "ext4", "-o", "noatime,nosuid,nodev,errors=remount-ro", permDevice, dir]);
+}
+
 /** Mounts it aside first: what was logged until now is on the root's overlay, and moves along. */
 async function mountPerm(): Promise<void> {
   const aside = "/run/capsule/perm";
   await mkdir(aside, { recursive: true });
-  await runTool(["mount", "-t", "ext4", "-o", "noatime,nosuid,nodev,errors=remount-ro", permDevice, aside]);
+  await mountPermAt(aside);
   await mkdir(join(aside, "log"), { recursive: true });
   for (const name of await readdir("/perm/log").catch(() => [])) {
     await appendFile(join(aside, "log", name), await readFile(join("/perm/log", name)));

@@ -85,6 +85,11 @@ export class Lvm {
     await this.#run(["vgchange", "--activate", "y", groupName]);
   }
 
+  /** All volumes of the group. Throws ToolError while one is open. */
+  async deactivate(): Promise<void> {
+    await this.#run(["vgchange", "--activate", "n", groupName]);
+  }
+
   /** One volume, also one that is told to be skipped. */
   async activateVolume(name: string): Promise<void> {
     await this.#run(["lvchange", "--activate", "y", "--ignoreactivationskip", `${groupName}/${name}`]);

@@ -1,0 +1,120 @@
+/**
+ * Makes a disk start on which all else is written and was read back: sectors that are written one after the other, in an
+ * order in which every cut leaves a disk that does not start or one that starts as it should.
+ */
+import { randomBytes } from "node:crypto";
+import { open } from "node:fs/promises";
+import { diskSignature, espOffset, layoutOf, sectorBytes } from "../../../../image/disk/layout.ts";
+import { mayCrash } from "../crash-point.ts";
+import { CapsuleError } from "../errors.ts";
+import { BootEnvironment } from "../update/boot-choice.ts";
+import { locate } from "../update/fat.ts";
+import { editGrubenv, emptyGrubenv } from "../update/grubenv.ts";
+import { Region } from "../update/region.ts";
+import { markerAt } from "./marker.ts";
+import type { MediumDisk } from "./medium.ts";
+import { type Piece, partitionOf, type TargetDisk } from "./pieces.ts";
+import { changeSector } from "./table.ts";
+
+const bootCodeBytes = 440;
+const signatureAt = 440;
+/** Of FAT32 (Microsoft, "FAT: General Overview of On-Disk Format", 1.03): BPB_BkBootSec and BS_VolID. */
+const backupSectorAt = 50;
+const volumeIdAt = 67;
+
+/** The boot partition of the disk as files; what the boot loader is told there is what a new disk is told. */
+export async function settleBootPartition(medium: MediumDisk, target: TargetDisk): Promise<void> {
+  const environment = await fileOn(medium, target, "/capsule/grubenv");
+  const opened = await environment.open("write");
+  try {
+    await opened.write(editGrubenv(emptyGrubenv(), { capsule_slot: "a" }), 0);
+    await opened.sync();
+  } finally {
+    await opened.close();
+  }
+  await environment.forgetCached();
+  const { confirmed, trying } = await new BootEnvironment(environment).read();
+  if (confirmed !== "a" || trying !== undefined) throw failing(target);
+}
+
+/** Kernel and initramfs of the slot that runs, where slot a has its own: nothing, when it is slot a that runs. */
+export async function kernelPieces(medium: MediumDisk, target: TargetDisk): Promise<Piece[]> {
+  if (medium.slot === "a") return [];
+  return await Promise.all(
+    ["vmlinuz", "initrd"].map(async (name) => ({
+      name,
+      from: await fileOf(
+        medium,
+        medium.disk,
+        medium.extentOf("CAPSULEBOOT").startBytes,
+        `/capsule/${medium.slot}/${name}`,
+      ),
+      to: await fileOn(medium, target, `/capsule/a/${name}`),
+    })),
+  );
+}
+
+/** From the first of these writes to the last nobody is asked whether to go on. */
+export async function makeStart(medium: MediumDisk, target: TargetDisk): Promise<void> {
+  const { path } = target;
+  const bootSector = await sectorOf(medium.disk, medium.extentOf("CAPSULEBOOT").startBytes);
+  // The boot loader tells the system by it which disk it was started from, beside a stick with the same image.
+  const volumeId = randomBytes(4);
+  volumeId.copy(bootSector, volumeIdAt);
+  const backupAt = espOffset + bootSector.readUInt16LE(backupSectorAt) * sectorBytes;
+  if (backupAt > espOffset) await changeSector(path, backupAt, (sector) => void bootSector.copy(sector));
+  await changeSector(path, 0, (sector) => void sector.writeUInt32LE(Number.parseInt(diskSignature, 16), signatureAt));
+  mayCrash();
+  // By this one UEFI finds the boot loader; all that it needs is there.
+  await changeSector(path, espOffset, (sector) => void bootSector.copy(sector));
+  mayCrash();
+  // And by this one BIOS.
+  const bootCode = (await sectorOf(medium.disk, 0)).subarray(0, bootCodeBytes);
+  await changeSector(path, 0, (sector) => void bootCode.copy(sector));
+  mayCrash();
+  await changeSector(path, markerAt, (sector) => void sector.fill(0));
+  await new Region(path, [{ startBytes: 0, sizeBytes: target.sizeBytes }]).forgetCached();
+  const [first, second, marker] = await Promise.all([0, espOffset, markerAt].map((at) => sectorOf(path, at)));
+  const isWhole =
+    first?.subarray(0, bootCodeBytes).equals(bootCode) === true &&
+    second?.equals(bootSector) === true &&
+    marker?.every((byte) => byte === 0) === true;
+  if (!isWhole) throw failing(target);
+}
+
+async function fileOn(medium: MediumDisk, { path, sizeBytes }: TargetDisk, name: string): Promise<Region> {
+  // Looked up on the stick: the first sector of the copy, which tells where everything is, is not written yet.
+  const { startBytes } = partitionOf(layoutOf(sizeBytes, medium.slotBytes), "CAPSULEBOOT");
+  return await fileOf(medium, path, startBytes, name);
+}
+
+/** A file of the stick's boot partition, on the disk where that, or its copy, begins at `startBytes`. */
+async function fileOf(medium: MediumDisk, device: string, startBytes: number, name: string): Promise<Region> {
+  const opened = await medium.region("CAPSULEBOOT").open("read");
+  try {
+    const extents = await locate((at, size) => opened.read(at, size), name);
+    return new Region(
+      device,
+      extents.map((extent) => ({ startBytes: startBytes + extent.startBytes, sizeBytes: extent.sizeBytes })),
+    );
+  } finally {
+    await opened.close();
+  }
+}
+
+async function sectorOf(path: string, atBytes: number): Promise<Buffer> {
+  const file = await open(path, "r");
+  try {
+    const sector = Buffer.alloc(sectorBytes);
+    await file.read(sector, 0, sectorBytes, atBytes);
+    return sector;
+  } finally {
+    await file.close();
+  }
+}
+
+function failing({ path }: TargetDisk): CapsuleError {
+  return new CapsuleError("internal", `${path} does not keep what is written to it: it is failing.`, {
+    reason: "FAILING_DISK",
+  });
+}
