@@ -182,6 +182,11 @@ export class Machine {
     await this.untilOff(10_000);
   }
 
+  /** Takes the stick out. */
+  async pullStick(): Promise<void> {
+    await this.qmp("device_del", { id: "stick" });
+  }
+
   /** As if the plug were pulled: what QEMU has not written is lost. */
   async cutPower(): Promise<void> {
     if (this.isAlive()) process.kill(this.pid, "SIGKILL");

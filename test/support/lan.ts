@@ -80,6 +80,14 @@ export class Lan {
     };
   }
 
+  /** A TAP interface on this network, for a virtual machine; `enter` runs its program where that is. */
+  async tap(name: string): Promise<{ readonly enter: readonly string[]; readonly name: string }> {
+    const { enter } = this.#inside;
+    await run([...enter, "ip", "tuntap", "add", "dev", name, "mode", "tap"]);
+    await run([...enter, "ip", "link", "set", name, "master", "lan", "up"]);
+    return { enter, name };
+  }
+
   /** All interfaces on it go too. */
   close(): void {
     this.#inside.close();

@@ -10,7 +10,7 @@ import { loadIdentity, shortId } from "./auth/identity.ts";
 import { ReplayCache } from "./auth/replay.ts";
 import { installerFile } from "./install/boot.ts";
 import { Installer, type InstallState } from "./install/installer.ts";
-import { openMedium } from "./install/medium.ts";
+import { type MediumDisk, openMedium } from "./install/medium.ts";
 import { letGo } from "./install/perm.ts";
 import { goDown } from "./server/capsule.ts";
 import { identityService } from "./server/identity.ts";
@@ -43,7 +43,8 @@ export async function serveInstaller(options: {
   const replay = new ReplayCache({ dir: authDir, lifetimeS: maxLifetimeS + 2 * leewayS }, new Date());
   const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
   await letGo();
-  const installer = new Installer(await openMedium(await readBootDisk(installerFile)), log);
+  const medium = await openMedium(await readBootDisk(installerFile));
+  const installer = new Installer(medium, log);
   const services = [IdentityService, InstallService];
   const routes = (router: ConnectRouter): void => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
@@ -53,6 +54,7 @@ export async function serveInstaller(options: {
   };
   const guards = [installerOnly.guard(services)];
   const server = await startServer({ port, identity, gate, store, log, routes, guards });
+  const others = await capsulesBeside(installer, medium, log);
   const short = shortId(identity.capsuleId);
   log.info({ port: server.port, capsuleId: identity.capsuleId, ...machine.version }, "the installer serves");
   startFront(
@@ -62,7 +64,7 @@ export async function serveInstaller(options: {
       version: machine.version.version,
       port,
       fingerprint: identity.fingerprint,
-      notices: noticesOf(installer.state, short, gate.claimSecondsLeft(), store.keys.list().length > 0),
+      notices: noticesOf(installer.state, others, short, gate.claimSecondsLeft(), store.keys.list().length > 0),
       showLogs: true,
     }),
     log,
@@ -95,17 +97,36 @@ export async function serveInstaller(options: {
   process.exit(0);
 }
 
+/** Paths of disks that have a capsule already. One that cannot be read is for the table of targets to say. */
+async function capsulesBeside(installer: Installer, medium: MediumDisk, log: Logger): Promise<string[]> {
+  const targets = await installer.targets().catch((error: unknown) => {
+    log.warn({ err: error }, "the disks cannot be looked at");
+    return [];
+  });
+  const capsules = targets.filter(({ contents, disk }) => contents.kind === "capsule" && disk.path !== medium.disk);
+  return capsules.map(({ disk }) => disk.path);
+}
+
 /** What a person before the machine should know and do. */
-function noticesOf(state: InstallState, id: string, claimS: number, isClaimed: boolean): string[] {
+function noticesOf(
+  state: InstallState,
+  capsules: readonly string[],
+  id: string,
+  claimS: number,
+  isClaimed: boolean,
+): string[] {
   if (state.kind === "installed")
     return [`Installed on ${state.path}. Take out the stick, and the machine starts from its disk.`];
   if (state.kind === "unfinished")
     return [`Installing to ${state.path}: until that is done, it does not start from there.`];
-  const untouched = "Started from a stick: no disk of this machine has been changed.";
-  if (isClaimed) return [untouched, "Somebody has begun to install; restart it to give it to another one."];
-  if (claimS <= 0) return [untouched, "Nobody came within 30 minutes: restart the machine to install."];
+  const untouched = [
+    "Started from a stick: no disk of this machine has been changed.",
+    ...capsules.map((path) => `${path} has a capsule: without the stick the machine starts that.`),
+  ];
+  if (isClaimed) return [...untouched, "Somebody has begun to install; restart it to give it to another one."];
+  if (claimS <= 0) return [...untouched, "Nobody came within 30 minutes: restart the machine to install."];
   return [
-    untouched,
+    ...untouched,
     `To put Capsule on its disk, on your machine: capsulectl install ${id}`,
     `For the next ${Math.ceil(claimS / 60)} min. Compare the SHA-256 with what that shows.`,
   ];

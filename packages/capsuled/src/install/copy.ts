@@ -4,6 +4,8 @@ import { CapsuleError } from "../errors.ts";
 import type { Piece } from "./pieces.ts";
 
 const stepBytes = 1024 * 1024;
+/** What memory may hold of it: more, and the progress that is told is not the disk's. */
+const unsyncedBytes = 32 * 1024 * 1024;
 
 /** SHA-256 of what was read from the stick, by piece. */
 export type Digests = Map<Piece, string>;
@@ -20,6 +22,7 @@ export async function* copyPieces(pieces: readonly Piece[], digests: Digests): A
           const data = await from.read(at, size);
           hash.update(data);
           await to.write(data, at);
+          if ((at + size) % unsyncedBytes === 0) await to.sync();
           yield size;
         }
         await to.sync();

@@ -5,11 +5,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { CapsuleError } from "../errors.ts";
-import { contentsOf, isBusy, readEvidence } from "./contents.ts";
+import { KeyedMutex } from "../mutex.ts";
+import { type Contents, contentsOf, isBusy, readEvidence } from "./contents.ts";
 import { comparePieces, copyPieces, type Digests } from "./copy.ts";
-import { readDisks } from "./disks.ts";
+import { type Disk, readDisks } from "./disks.ts";
 import type { MediumDisk } from "./medium.ts";
-import { letGo, type Seed, type Seeded, seedPerm } from "./perm.ts";
+import { capsuleName, letGo, type Seed, type Seeded, seedPerm } from "./perm.ts";
 import { piecesOf } from "./pieces.ts";
 import { kernelPieces, makeStart, settleBootPartition } from "./start.ts";
 import { takeOver } from "./table.ts";
@@ -26,13 +27,18 @@ export type InstallState =
   | { readonly kind: "unfinished"; readonly path: string }
   | { readonly kind: "installed"; readonly path: string };
 
+const unreadable: Contents = { kind: "data", description: "unreadable" };
+/** What is looked into is one at a time: the volumes of every capsule have the same names. */
+const looking = "looking";
 /** The kernel's nodes of new partitions come beside the answer to who made them; in milliseconds. */
 const nodesMs = 10_000;
 
 export class Installer {
   readonly #medium: MediumDisk;
   readonly #log: Logger;
+  readonly #mutex = new KeyedMutex();
   #isInstalling = false;
+  #isWriting = false;
   #state: InstallState = { kind: "untouched" };
 
   constructor(medium: MediumDisk, log: Logger) {
@@ -45,12 +51,28 @@ export class Installer {
   }
 
   async targets(): Promise<Target[]> {
-    return await Promise.all(
-      (await readDisks()).map(async (disk) => {
-        const contents = contentsOf(await readEvidence(disk));
-        return targetOf(disk, contents, await isBusy(disk.path), this.#medium);
-      }),
-    );
+    // A look into a capsule's disk takes what an install needs for its own.
+    return await this.#mutex.run(looking, async () => {
+      const targets: Target[] = [];
+      for (const disk of await readDisks()) targets.push(await this.#look(disk));
+      return targets;
+    });
+  }
+
+  async #look(disk: Disk): Promise<Target> {
+    const evidence = await readEvidence(disk).catch((error: unknown) => {
+      // A disk that is dying must not keep the others from being seen.
+      this.#log.warn({ err: error, disk: disk.path }, "a disk cannot be read");
+    });
+    if (evidence === undefined)
+      return { ...targetOf(disk, unreadable, false, this.#medium), obstacle: "it cannot be read" };
+    const contents = contentsOf(evidence);
+    const target = targetOf(disk, contents, await isBusy(disk.path), this.#medium);
+    const perm = disk.partitions.find(({ name }) => name === "PERM");
+    const mayLook = contents.kind === "capsule" && target.obstacle === "" && !this.#isWriting;
+    if (!mayLook || perm === undefined) return target;
+    const name = await capsuleName(perm.path);
+    return { ...target, contents: { ...contents, description: `${contents.description} ${name}`.trim() } };
   }
 
   /** Throws CapsuleError; before anything is written when the target is not one, or not given up. Ends with `installed`. */
@@ -61,7 +83,7 @@ export class Installer {
       });
     this.#isInstalling = true;
     try {
-      await letGo();
+      await this.#mutex.run(looking, letGo);
       const { disk } = checkedTarget(await this.targets(), wanted);
       const target = { path: disk.path, sizeBytes: disk.sizeBytes };
       const medium = this.#medium;
@@ -81,6 +103,9 @@ export class Installer {
       this.#log.info({ disk: disk.path }, "install: begins");
       yield at("clearing the disk");
       this.#state = { kind: "unfinished", path: disk.path };
+      // Who looks now has begun before, and is waited for.
+      this.#isWriting = true;
+      await this.#mutex.run(looking, async () => undefined);
       await takeOver(target, medium.slotBytes);
       await untilNodes(target.path);
       yield at("making the data partition");
@@ -99,6 +124,7 @@ export class Installer {
       yield { kind: "installed", path: target.path, ...seeded };
     } finally {
       this.#isInstalling = false;
+      this.#isWriting = false;
     }
   }
 }

@@ -54,32 +54,53 @@ export async function kernelPieces(medium: MediumDisk, target: TargetDisk): Prom
   );
 }
 
-/** From the first of these writes to the last nobody is asked whether to go on. */
+/** Runs the steps and reads back what they have written. From the first of them on nobody is asked whether to go on. */
 export async function makeStart(medium: MediumDisk, target: TargetDisk): Promise<void> {
-  const { path } = target;
-  const bootSector = await sectorOf(medium.disk, medium.extentOf("CAPSULEBOOT").startBytes);
-  // The boot loader tells the system by it which disk it was started from, beside a stick with the same image.
-  const volumeId = randomBytes(4);
-  volumeId.copy(bootSector, volumeIdAt);
-  const backupAt = espOffset + bootSector.readUInt16LE(backupSectorAt) * sectorBytes;
-  if (backupAt > espOffset) await changeSector(path, backupAt, (sector) => void bootSector.copy(sector));
-  await changeSector(path, 0, (sector) => void sector.writeUInt32LE(Number.parseInt(diskSignature, 16), signatureAt));
-  mayCrash();
-  // By this one UEFI finds the boot loader; all that it needs is there.
-  await changeSector(path, espOffset, (sector) => void bootSector.copy(sector));
-  mayCrash();
-  // And by this one BIOS.
-  const bootCode = (await sectorOf(medium.disk, 0)).subarray(0, bootCodeBytes);
-  await changeSector(path, 0, (sector) => void bootCode.copy(sector));
-  mayCrash();
-  await changeSector(path, markerAt, (sector) => void sector.fill(0));
-  await new Region(path, [{ startBytes: 0, sizeBytes: target.sizeBytes }]).forgetCached();
+  const { bootSector, bootCode, steps } = await startSteps(medium, target);
+  for (const step of steps) {
+    await step();
+    mayCrash();
+  }
+  const { path, sizeBytes } = target;
+  await new Region(path, [{ startBytes: 0, sizeBytes }]).forgetCached();
   const [first, second, marker] = await Promise.all([0, espOffset, markerAt].map((at) => sectorOf(path, at)));
   const isWhole =
     first?.subarray(0, bootCodeBytes).equals(bootCode) === true &&
     second?.equals(bootSector) === true &&
     marker?.every((byte) => byte === 0) === true;
   if (!isWhole) throw failing(target);
+}
+
+/** One sector each. */
+export async function startSteps(
+  medium: MediumDisk,
+  { path }: TargetDisk,
+): Promise<{
+  readonly bootSector: Buffer;
+  readonly bootCode: Buffer;
+  readonly steps: readonly (() => Promise<void>)[];
+}> {
+  const bootSector = await sectorOf(medium.disk, medium.extentOf("CAPSULEBOOT").startBytes);
+  // The boot loader tells the system by it which disk it was started from, beside a stick with the same image.
+  randomBytes(4).copy(bootSector, volumeIdAt);
+  const bootCode = (await sectorOf(medium.disk, 0)).subarray(0, bootCodeBytes);
+  const backupAt = espOffset + bootSector.readUInt16LE(backupSectorAt) * sectorBytes;
+  const steps = [
+    async () => await changeSector(path, backupAt, (sector) => void bootSector.copy(sector)),
+    // By this the system finds its disk.
+    async () =>
+      await changeSector(
+        path,
+        0,
+        (sector) => void sector.writeUInt32LE(Number.parseInt(diskSignature, 16), signatureAt),
+      ),
+    // By this one UEFI finds the boot loader: now all that it needs is there.
+    async () => await changeSector(path, espOffset, (sector) => void bootSector.copy(sector)),
+    // And by this one BIOS.
+    async () => await changeSector(path, 0, (sector) => void bootCode.copy(sector)),
+    async () => await changeSector(path, markerAt, (sector) => void sector.fill(0)),
+  ];
+  return { bootSector, bootCode, steps };
 }
 
 async function fileOn(medium: MediumDisk, { path, sizeBytes }: TargetDisk, name: string): Promise<Region> {

@@ -23,11 +23,13 @@ export async function takeOver({ path, sizeBytes }: TargetDisk, slotBytes: numbe
   const layout = layoutOf(sizeBytes, slotBytes);
   const file = await open(path, "r+");
   try {
-    // Both tables first. A cut between the two leaves GPT's copy at the end, which no firmware starts from by itself.
+    // GPT's copy first: a cut between the two leaves what was there, which starts as it did. Some firmware would start from
+    // a copy whose original is gone.
+    await clear(file, sizeBytes - endBytes);
+    await file.sync();
     const head = Buffer.alloc(endBytes);
     markerSector().copy(head, markerAt);
     await writeAt(file, head, 0);
-    await clear(file, sizeBytes - endBytes);
     await file.sync();
   } finally {
     await file.close();
@@ -63,7 +65,7 @@ export async function writeAt(file: FileHandle, data: Buffer, atBytes: number): 
   }
 }
 
-/** The first sector, changed in place and durable. */
+/** One sector, changed in place and durable. */
 export async function changeSector(path: string, atBytes: number, change: (sector: Buffer) => void): Promise<void> {
   const file = await open(path, "r+");
   try {

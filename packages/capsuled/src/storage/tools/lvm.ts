@@ -90,6 +90,12 @@ export class Lvm {
     await this.#run(["vgchange", "--activate", "n", groupName]);
   }
 
+  /** One volume, that nobody can write to: for a look at a group that is somebody else's. */
+  async activateReadOnly(name: string): Promise<void> {
+    const readOnly = ["--config", `activation/read_only_volume_list=["${groupName}"]`];
+    await this.#run(["lvchange", ...readOnly, "--activate", "y", `${groupName}/${name}`]);
+  }
+
   /** One volume, also one that is told to be skipped. */
   async activateVolume(name: string): Promise<void> {
     await this.#run(["lvchange", "--activate", "y", "--ignoreactivationskip", `${groupName}/${name}`]);
