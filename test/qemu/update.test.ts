@@ -68,6 +68,7 @@ async function untilRolledBack(version: string, slotBefore: string): Promise<str
     await capsule.ctl(["capsule", "info", "-o", "json"]),
     new RegExp(`The update to ${version} was rolled back`),
   );
+  assert.match(await capsule.ctl(["capsule", "events"]), new RegExp(`UpdateRolledBack.*${version}`));
   await untilWitness(capsule);
   return found.last?.reason ?? "";
 }
