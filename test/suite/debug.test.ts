@@ -167,7 +167,8 @@ describe("the session", () => {
     screen.type("stty size\r");
     await see(/^24 80$/m, "the size");
     screen.resize(100, 40);
-    screen.type("stty size\r");
+    // The signal and what is typed go two ways.
+    screen.type("until stty size | grep '^40 100'; do sleep 0.2; done\r");
     await see(/^40 100$/m, "the other size");
     screen.type("sleep 1000\r");
     await sleep(500 * patience);

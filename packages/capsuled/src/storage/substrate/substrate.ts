@@ -122,6 +122,8 @@ async function mountPerm(): Promise<void> {
   for (const name of await readdir("/perm/log").catch(() => [])) {
     await appendFile(join(aside, "log", name), await readFile(join("/perm/log", name)));
   }
-  await runTool(["mount", "--move", aside, "/perm"]);
+  // Not moved: below a mount that is shared the kernel refuses that (mount(2)), and capsule-init shares all.
+  await runTool(["mount", "--bind", aside, "/perm"]);
+  await runTool(["umount", aside]);
   await rm(aside, { recursive: true, force: true });
 }
