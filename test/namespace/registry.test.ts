@@ -33,6 +33,16 @@ after(async () => {
   if (dir !== undefined) rmSync(dir, { recursive: true, force: true });
 });
 
+test("a debug session takes an image that is pulled for it, and standard input comes to its command", async () => {
+  const words = ["capsule", "debug", "--image", "127.0.0.1:5001/library/busybox:1", "--", "cat"];
+  const images = async (): Promise<string> => await capsule.ctl(["image", "list"]);
+  assert.doesNotMatch(await images(), /busybox/);
+  const { code, stdout, stderr } = await capsule.try(words, "what was typed\n");
+  assert.deepEqual([code, stdout], [0, "what was typed\n"], stderr);
+  assert.match(await images(), /busybox/);
+  await capsule.ctl(["image", "remove", "127.0.0.1:5001/library/busybox:1"]);
+});
+
 test("pull from an open registry, and a workload that pulls by itself", async () => {
   assert.match(await capsule.ctl(["image", "pull", "127.0.0.1:5001/library/hello:1"]), /hello:1 sha256:/);
   const manifest = `kind: Container\nname: puller\ncontainer: {image: "127.0.0.1:5001/library/busybox:1", command: [sleep, 1d], stopTimeout: 0s}\n`;
