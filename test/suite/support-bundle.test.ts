@@ -181,7 +181,16 @@ test("has what a helper needs, and no secret; nothing is written on the capsule"
     assert.ok(!readdirSync(capsule.dir).includes("first.tar.gz.part"));
     const wanted = [
       ...["capsule.json", "workloads.json", "volumes.json", "snapshots/data.json", "pools.json", "images.json"],
-      ...["registries.json", "keys.json", "audit.json", "metrics.txt", "events.txt", "store.json", "errors.txt"],
+      ...[
+        "registries.json",
+        "machine.json",
+        "keys.json",
+        "audit.json",
+        "metrics.txt",
+        "events.txt",
+        "store.json",
+        "errors.txt",
+      ],
       ...["logs/capsuled.log", "logs/containerd.log", "logs/dnsmasq.log", "logs/init.log", "logs/kernel.log"],
       ...["machine/versions.txt", "machine/services.json", "machine/cgroups.txt", "machine/processes.txt"],
       ...["machine/memory.txt", "machine/pressure.txt", "machine/kernel.txt", "machine/containerd.txt"],

@@ -4,7 +4,7 @@
  * and only to the pinned key. Only that confirms it.
  */
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
-import type { ApplyMachineResponse, GetMachineResponse, MachineSpec } from "@capsule/api";
+import type { ApplyMachineResponse, GetMachineResponse, MachineLink, MachineSpec } from "@capsule/api";
 import { type Context, defaultPort, readKey, updateConfig } from "./config.ts";
 import { connect } from "./connection.ts";
 import { findMoved } from "./discovery/find.ts";
@@ -59,6 +59,7 @@ export async function applyMachine(
   return response;
 }
 
+/** Until it is confirmed, or known to be taken back. */
 async function confirmByReaching(
   name: string,
   context: Context,
@@ -68,71 +69,63 @@ async function confirmByReaching(
 ): Promise<void> {
   const startedAt = Date.now();
   const endAt = startedAt + leftMs;
-  let isTold = false;
   let faults: readonly string[] = [];
+  const confirm = async (capsule: Capsule): Promise<boolean> => {
+    const answer = await capsule.machine.getMachine({});
+    if (answer.generation !== generation) throw takenBack(answer, generation);
+    faults = answer.faults;
+    // It was confirmed, and the answer got lost.
+    if (answer.pending === undefined) return true;
+    if (!answer.pending.inForce) return false;
+    await capsule.machine.confirmMachine({ generation }).catch((error: unknown) => {
+      // By another address, at the same time.
+      if (reasonOf(error) !== "NOTHING_PENDING") throw error;
+    });
+    return true;
+  };
   note("The links change now; the capsule is called anew by them.");
-  const isSettled = ({ generation: now, pending }: GetMachineResponse): boolean =>
-    now !== generation || pending === undefined || pending.inForce;
-  let confirmedAt: string | undefined;
-  while (confirmedAt === undefined && Date.now() < endAt) {
-    confirmedAt = await reach(name, context, machine, endAt, async (capsule) => {
-      const answer = await capsule.machine.getMachine({});
-      if (!isSettled(answer)) return false;
-      if (answer.generation !== generation) throw takenBack(answer);
-      // It was confirmed, and the answer got lost.
-      if (answer.pending === undefined) return true;
-      await capsule.machine.confirmMachine({ generation }).catch((error: unknown) => {
-        // By another address, at the same time.
-        if (reasonOf(error) !== "NOTHING_PENDING") throw error;
-      });
-      faults = answer.faults;
-      return true;
-    });
-    if (confirmedAt !== undefined) break;
-    if (!isTold && Date.now() - startedAt > patienceMs) {
-      isTold = true;
-      note(
-        `It does not answer by them yet. Unless it does, it takes them back by itself in ${span(endAt - Date.now())}.`,
-      );
+  const notes = [
+    { at: startedAt + patienceMs, text: () => `It does not answer by them yet. ${orElse(endAt - Date.now())}` },
+    { at: endAt, text: () => "It takes them back by itself now. Waiting until it answers as before." },
+  ];
+  while (Date.now() < endAt + backMs) {
+    const host = await reach(name, context, Date.now() < endAt ? machine.links : [], confirm);
+    if (host !== undefined) {
+      for (const fault of faults) note(`machine: ${fault}`);
+      return await follow(name, context, host);
     }
+    while ((notes[0]?.at ?? Number.POSITIVE_INFINITY) <= Date.now()) note(notes.shift()?.text() ?? "");
     await new Promise((done) => setTimeout(done, againMs));
-  }
-  for (const fault of faults) note(`machine: ${fault}`);
-  if (confirmedAt !== undefined) return await follow(name, context, confirmedAt);
-  note("It takes them back by itself now. Waiting until it answers as before.");
-  for (const until = Date.now() + backMs; Date.now() < until; await new Promise((done) => setTimeout(done, againMs))) {
-    await reach(name, context, machine, until, async (capsule) => {
-      const answer = await capsule.machine.getMachine({});
-      if (answer.pending !== undefined) return false;
-      throw takenBack(answer);
-    });
   }
   throw new CliError(
     `${name} answered neither by its new links nor by the former within ${backMs / 1_000} s after its time was over. Its console shows its addresses; docs/machine.md says what to do.`,
   );
 }
 
+function orElse(leftMs: number): string {
+  return `Unless it does, it takes them back by itself in ${span(leftMs)}.`;
+}
+
 /** What came of a call: whoever has it to do again need not look elsewhere when the capsule was `reached`. */
 type Outcome = "done" | "reached" | "away";
 
 /**
- * Tries where the capsule was; where nobody answers, its new addresses, all at once, and wherever it is found. The address at
- * which `work` was done, undefined when it was not. Throws TakenBack.
+ * Tries where the capsule was; where nobody answers, the addresses of its new links, all at once, and wherever it is found. The
+ * address at which `work` was done, undefined when it was not. Throws TakenBack.
  */
 async function reach(
   name: string,
   context: Context,
-  machine: MachineSpec,
-  endAt: number,
+  links: readonly MachineLink[],
   work: (capsule: Capsule) => Promise<boolean>,
 ): Promise<string | undefined> {
   const attempt = async (host: string): Promise<Outcome> => await call(name, context, host, work);
   const before = await attempt(context.host);
   if (before !== "away") return before === "done" ? context.host : undefined;
-  const hosts = newEndpoints(context, machine);
+  const hosts = newEndpoints(context, links);
   const outcomes = await Promise.all(hosts.map(attempt));
   const done = hosts.find((_, i) => outcomes[i] === "done");
-  if (done !== undefined || outcomes.includes("reached") || !canMove(context.host) || Date.now() >= endAt) return done;
+  if (done !== undefined || outcomes.includes("reached") || !canMove(context.host)) return done;
   const moved = await findMoved(context);
   return moved !== undefined && (await attempt(moved.endpoint)) === "done" ? moved.endpoint : undefined;
 }
@@ -159,7 +152,7 @@ async function call(
 }
 
 /** Where it may be now: HOST:PORT. */
-function newEndpoints({ host }: Context, { links }: MachineSpec): string[] {
+function newEndpoints({ host }: Context, links: readonly MachineLink[]): string[] {
   const ports = new Set([host.slice(host.lastIndexOf(":") + 1), String(defaultPort)]);
   const addresses = links.flatMap((link) => link.addresses.map((text) => text.slice(0, text.indexOf("/"))));
   return addresses
@@ -171,10 +164,9 @@ function newEndpoints({ host }: Context, { links }: MachineSpec): string[] {
 
 class TakenBack extends CliError {}
 
-function takenBack({ reverted }: GetMachineResponse): TakenBack {
-  return new TakenBack(
-    `The document was taken back: ${reverted?.reason ?? "somebody else has changed it"}. What was in force before is again.`,
-  );
+function takenBack({ reverted }: GetMachineResponse, generation: bigint): TakenBack {
+  const reason = reverted?.generation === generation ? reverted.reason : "somebody else has changed it";
+  return new TakenBack(`The document was taken back: ${reason}. What was in force before is again.`);
 }
 
 /** The context has the address by which it was reached. */

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { describe, it } from "node:test";
 import { create, toJsonString } from "@bufbuild/protobuf";
-import { RegistrySchema, WorkloadSpecSchema } from "@capsule/api";
+import { MachineSpecSchema, RegistrySchema, WorkloadSpecSchema } from "@capsule/api";
 import { mark } from "./patterns.ts";
-import { registryWithoutSecrets, secretsOf, specWithoutSecrets } from "./secrets.ts";
+import { machineWithoutSecrets, registryWithoutSecrets, secretsOf, specWithoutSecrets } from "./secrets.ts";
 
 const env = [
   { name: "DB_PASSWORD", value: "correct-horse" },
@@ -59,6 +59,16 @@ describe("secretsOf", () => {
     assert.ok(!found.includes("production"));
     assert.ok(!found.includes("plain"));
   });
+});
+
+it("machineWithoutSecrets", () => {
+  const registries = [{ host: "registry.example", username: "robot", password: "a-password" }];
+  const shown = machineWithoutSecrets(create(MachineSpecSchema, { hostname: "nuc", registries }));
+  assert.deepEqual(
+    shown.registries.map(({ host, username, password }) => [host, username, password]),
+    [["registry.example", "<redacted>", undefined]],
+  );
+  assert.equal(shown.hostname, "nuc");
 });
 
 it("registryWithoutSecrets", () => {

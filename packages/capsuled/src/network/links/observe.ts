@@ -14,6 +14,8 @@ export interface Observed {
   readonly kind: string;
   /** Bond or bridge that it belongs to. */
   readonly master: string | undefined;
+  /** Of a bond: the link that it prefers. */
+  readonly primary: string | undefined;
   /** What neighbours can reach, without link-local ones. */
   readonly addresses: readonly ObservedAddress[];
   /** Next routers of default routes by it. */
@@ -38,7 +40,7 @@ interface IpLink {
   readonly link_type: string;
   readonly address?: string;
   readonly permaddr?: string;
-  readonly linkinfo?: { readonly info_kind?: string };
+  readonly linkinfo?: { readonly info_kind?: string; readonly info_data?: { readonly primary?: string } };
   readonly addr_info?: readonly {
     readonly local: string;
     readonly prefixlen: number;
@@ -76,6 +78,7 @@ export function observedOf(link: IpLink, routes: readonly IpRoute[], acceptRa: n
     mtu: link.mtu,
     kind: link.linkinfo?.info_kind ?? "",
     master: link.master,
+    primary: link.linkinfo?.info_kind === "bond" ? link.linkinfo.info_data?.primary : undefined,
     addresses: (link.addr_info ?? [])
       .filter(({ scope }) => scope !== "link")
       .map(({ local, prefixlen, dynamic }) => ({

@@ -21,6 +21,7 @@ function there(name: string, fields: Partial<Observed> = {}): Observed {
     mtu: 1500,
     kind: "",
     master: undefined,
+    primary: undefined,
     addresses: [],
     defaults: [],
     acceptRa: 0,
@@ -206,7 +207,7 @@ test("a bond takes its links while they are down, and a VLAN on it is remade wit
   const present = [
     there("eth1", { master: "bond0" }),
     there("eth2", { master: "bond0" }),
-    { ...having("bond0", "10.0.0.1/24"), kind: "bond" },
+    { ...having("bond0", "10.0.0.1/24"), kind: "bond", primary: "eth2" },
     { ...having("v5", "10.5.0.1/24"), kind: "vlan" },
   ];
   assert.deepEqual(steps([vlan, bond, ...members], present, plan.after), []);
@@ -218,6 +219,16 @@ test("a bond takes its links while they are down, and a VLAN on it is remade wit
     "link delete v5",
     "link delete bond0",
     "link add name bond0 type bond mode 802.3ad miimon 100",
+  ]);
+  const preferring = (primary: object): MachineLink =>
+    aLink("bond0", { bond: { links: ["eth1", "eth2"], ...primary }, addresses: ["10.0.0.1/24"] });
+  assert.deepEqual(steps([vlan, preferring({ primary: "eth1" }), ...members], present, plan.after), [
+    "link set bond0 type bond primary eth1",
+  ]);
+  assert.deepEqual(steps([vlan, preferring({}), ...members], present, plan.after).slice(0, 3), [
+    "link delete v5",
+    "link delete bond0",
+    "link add name bond0 type bond mode active-backup miimon 100",
   ]);
   // Back to one link: the driver leaves it down.
   assert.deepEqual(steps([aLink("eth1", { addresses: ["10.0.0.1/24"] })], present, plan.after), [

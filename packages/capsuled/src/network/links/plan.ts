@@ -59,16 +59,17 @@ export function planLinks(
   const signatures = new Map(
     wanted.flatMap((link) => (link.made === undefined ? [] : [[link.name, signatureOf(link.made, byName)] as const])),
   );
-  // In reverse: a link goes before what it is made of.
-  const removed = owned.made
-    .filter(({ name, signature }) => signatures.get(name) !== signature)
-    .filter(({ name }) => there.has(name))
-    .map(({ name }) => name)
-    .reverse();
   // Of the same name and ours by the document, whoever made it: it is made anew, and then it is as it is said.
   const known = new Set(owned.made.map(({ name }) => name));
-  const strangers = [...signatures.keys()].filter((name) => there.has(name) && !known.has(name));
-  const gone = new Set([...removed, ...strangers]);
+  const gone = new Set([...signatures.keys()].filter((name) => there.has(name) && !known.has(name)));
+  // In the order in which they were made: a link goes with what is below it.
+  for (const { name, signature } of owned.made) {
+    const made = byName.get(name)?.made;
+    const isOther = signatures.get(name) !== signature || (made?.kind === "vlan" && gone.has(made.parent));
+    // ip(8) has no way to say that a bond prefers none.
+    const prefers = made?.kind === "bond" && made.primary === undefined && there.get(name)?.primary !== undefined;
+    if (there.has(name) && (isOther || prefers)) gone.add(name);
+  }
 
   const taken: Record<string, Baseline> = {};
   for (const { name, made } of wanted) {
@@ -87,8 +88,8 @@ export function planLinks(
     })),
   ];
   const fresh: Observed = {
-    ...{ name: "", mac: "", up: false, mtu: 0, kind: "", master: undefined, addresses: [], defaults: [] },
-    acceptRa: undefined,
+    ...{ name: "", mac: "", up: false, mtu: 0, kind: "", master: undefined, primary: undefined },
+    ...{ addresses: [], defaults: [], acceptRa: undefined },
   };
   const presentOf = (name: string): Observed => (gone.has(name) ? fresh : (there.get(name) ?? fresh));
   const members = new Map(
@@ -106,7 +107,8 @@ export function planLinks(
   const releasedNow = Object.fromEntries(released);
   return {
     steps: [
-      ...[...removed, ...strangers].map((name) => ip(`link delete ${name}`)),
+      // In reverse: a link goes before what it is made of.
+      ...[...gone].reverse().map((name) => ip(`link delete ${name}`)),
       // What is taken away goes first everywhere: an address or a route may move from one link to another.
       ...[...without.values()].flat(),
       ...targets.flatMap((target) => {
@@ -154,9 +156,10 @@ function bondSteps(
     ip(`link set ${member} master ${name}`),
     ip(`link set ${member} up`),
   ]);
-  const primary =
-    made.primary !== undefined && joining.length > 0 ? [ip(`link set ${name} type bond primary ${made.primary}`)] : [];
-  return [...joins, ...primary];
+  const { primary } = made;
+  const isPreferred = joining.length === 0 && there.get(name)?.primary === primary;
+  const prefers = primary === undefined || isPreferred ? [] : [ip(`link set ${name} type bond primary ${primary}`)];
+  return [...joins, ...prefers];
 }
 
 /** What a link loses. */
