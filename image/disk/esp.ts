@@ -32,7 +32,8 @@ export async function writeEsp({ vmlinuz, initrd }: Slot, target: string, sizeBy
   await writeFile(target, "");
   await truncate(target, sizeBytes);
   // Clusters of 2 KiB: GRUB follows a file from one to the next, and with the default of 512 bytes that takes its time.
-  await run(["mkfs.vfat", "-F", "32", "-s", "4", "-n", "CAPSULEBOOT", "-i", diskSignature, "--invariant", target]);
+  // --invariant has an id of its own: what comes behind it counts.
+  await run(["mkfs.vfat", "--invariant", "-F", "32", "-s", "4", "-n", "CAPSULEBOOT", "-i", diskSignature, target]);
   const [grub, config, environment, file] = ["grub", "cfg", "env", "file"].map((name) => `${target}.${name}`) as [
     ...[string, string, string, string],
   ];

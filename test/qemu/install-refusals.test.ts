@@ -9,14 +9,17 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { answersTls } from "../../image/answers.ts";
+import { espOffset } from "../../image/disk/layout.ts";
 import { diskPath } from "../../image/image.ts";
 import { copyDisk, Machine } from "../../image/qemu/machine.ts";
 import { run } from "../../image/run.ts";
 import { hasMarker } from "../../packages/capsuled/src/install/marker.ts";
 import { notBootable } from "../../packages/capsuled/src/install/table.ts";
+import { giveVolumeId } from "../../packages/capsuled/src/storage/substrate/boot-partition.ts";
 import { Operator } from "../support/operator.ts";
 import { QemuHost } from "../support/qemu/qemu-host.ts";
 import { Random } from "../support/random.ts";
+import { remembered } from "../support/untouched.ts";
 
 const GiB = 1024 ** 3;
 const MiB = 1024 ** 2;
@@ -30,6 +33,7 @@ let host: QemuHost;
 let anna: Operator;
 let ben: Operator;
 let where: string;
+let unchanged: (() => Promise<void>)[];
 /** A disk that was written from an image, and one with the files of somebody. As the machine sees them: vda, vdb. */
 const capsuleDisk = (): string => join(dir, "capsule.raw");
 const someonesDisk = (): string => join(dir, "someones.raw");
@@ -38,8 +42,10 @@ before(async () => {
   console.log(`SEED=${seed}`);
   dir = mkdtempSync(join(tmpdir(), "capsule-refusals-"));
   await copyDisk(diskPath, capsuleDisk());
+  // As its first start would have done it.
+  await giveVolumeId(capsuleDisk(), espOffset);
   await makeSomeonesDisk(someonesDisk());
-  await copyDisk(someonesDisk(), `${someonesDisk()}.before`);
+  unchanged = [await remembered(capsuleDisk(), 1_200), await remembered(someonesDisk(), 600)];
   anna = new Operator(join(dir, "anna"));
   ben = new Operator(join(dir, "ben"));
   host = await QemuHost.start({ dir: join(dir, "machine"), isStick: true, disks: [capsuleDisk(), someonesDisk()] });
@@ -112,6 +118,24 @@ test("disks that are not blank are told for what they are, and need a word each"
   await refused(ben, ["--yes"], 4, /Somebody else has begun/);
 });
 
+test("at a terminal the fingerprint is asked for, and the disk's number: another answer ends it", {
+  timeout: 180_000,
+}, async () => {
+  const asked = anna.onTerminal(["install", where, "--disk", "vdb"]);
+  await asked.until(/Fingerprint [0-9a-f ]+/, "shown the fingerprint", 60_000);
+  await asked.until(/Is it the one on its console\? \[y\/N\]/, "asked for it");
+  asked.type("y\r");
+  await asked.until(/\/dev\/vdb holds 2 partitions.*EVERYTHING on it will be lost/, "warned", 60_000);
+  await asked.until(/Type disk1 to go on:/, "asked for the number");
+  asked.type("yes\r");
+  assert.equal(await asked.ended, 4, asked.text);
+  assert.match(asked.text, /Nothing was done/);
+  const unsure = anna.onTerminal(["install", where]);
+  await unsure.until(/Is it the one on its console/, "asked", 60_000);
+  unsure.type("n\r");
+  assert.equal(await unsure.ended, 4, unsure.text);
+});
+
 test("a disk that is mounted is no target, whatever is given", { timeout: 120_000 }, async () => {
   await host.exec(["modprobe", "ext4"]);
   await host.exec(["sh", "-c", "mkdir -p /run/x && mount -t ext4 -o ro,noload /dev/vdb1 /run/x"]);
@@ -121,8 +145,7 @@ test("a disk that is mounted is no target, whatever is given", { timeout: 120_00
 });
 
 test("after all that every disk is as it was", { timeout: 120_000 }, async () => {
-  await run(["cmp", capsuleDisk(), diskPath]);
-  await run(["cmp", someonesDisk(), `${someonesDisk()}.before`]);
+  for (const isAsItWas of unchanged) await isAsItWas();
   assert.match(host.machine.console(), /no disk of this machine has been changed/);
   assert.match(host.machine.console(), /\/dev\/vda has a capsule: without the stick the machine starts that/);
 });

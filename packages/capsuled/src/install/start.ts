@@ -2,11 +2,11 @@
  * Makes a disk start on which all else is written and was read back: sectors that are written one after the other, in an
  * order in which every cut leaves a disk that does not start or one that starts as it should.
  */
-import { randomBytes } from "node:crypto";
 import { open } from "node:fs/promises";
 import { diskSignature, espOffset, layoutOf, sectorBytes } from "../../../../image/disk/layout.ts";
 import { mayCrash } from "../crash-point.ts";
 import { CapsuleError } from "../errors.ts";
+import { withOwnId } from "../storage/substrate/boot-partition.ts";
 import { BootEnvironment } from "../update/boot-choice.ts";
 import { locate } from "../update/fat.ts";
 import { editGrubenv, emptyGrubenv } from "../update/grubenv.ts";
@@ -18,9 +18,6 @@ import { changeSector } from "./table.ts";
 
 const bootCodeBytes = 440;
 const signatureAt = 440;
-/** Of FAT32 (Microsoft, "FAT: General Overview of On-Disk Format", 1.03): BPB_BkBootSec and BS_VolID. */
-const backupSectorAt = 50;
-const volumeIdAt = 67;
 
 /** The boot partition of the disk as files; what the boot loader is told there is what a new disk is told. */
 export async function settleBootPartition(medium: MediumDisk, target: TargetDisk): Promise<void> {
@@ -82,9 +79,8 @@ export async function startSteps(
 }> {
   const bootSector = await sectorOf(medium.disk, medium.extentOf("CAPSULEBOOT").startBytes);
   // The boot loader tells the system by it which disk it was started from, beside a stick with the same image.
-  randomBytes(4).copy(bootSector, volumeIdAt);
+  const backupAt = espOffset + withOwnId(bootSector);
   const bootCode = (await sectorOf(medium.disk, 0)).subarray(0, bootCodeBytes);
-  const backupAt = espOffset + bootSector.readUInt16LE(backupSectorAt) * sectorBytes;
   const steps = [
     async () => await changeSector(path, backupAt, (sector) => void bootSector.copy(sector)),
     // By this the system finds its disk.

@@ -30,8 +30,13 @@ export function otherSlot(slot: SlotName): SlotName {
 /** Throws CapsuleError when the disk has no layout for updates. */
 export async function openSlotDisk(bootFile = "/run/capsule/boot.json"): Promise<SlotDisk> {
   const { disk, slot: running, trial = false } = JSON.parse(await readFile(bootFile, "utf8")) as Boot;
-  const bootPartition = await partitionOf(disk, "CAPSULEBOOT");
-  return slotDisk({ running, isTrial: trial, bootPartition, partitionOf: (slot) => partitionOf(disk, `slot_${slot}`) });
+  const bootPartition = await partitionNamed(disk, "CAPSULEBOOT");
+  return slotDisk({
+    running,
+    isTrial: trial,
+    bootPartition,
+    partitionOf: (slot) => partitionNamed(disk, `slot_${slot}`),
+  });
 }
 
 /** The same of partitions that were found. */
@@ -70,7 +75,7 @@ export async function slotDisk({
 }
 
 /** By its name in the partition table. */
-async function partitionOf(disk: string, name: string): Promise<Region> {
+export async function partitionNamed(disk: string, name: string): Promise<Region> {
   const sys = join("/sys/block", basename(disk));
   for (const entry of await readdir(sys)) {
     const uevent = await readFile(join(sys, entry, "uevent"), "utf8").catch(() => "");

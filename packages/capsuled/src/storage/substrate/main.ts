@@ -8,6 +8,7 @@ import { appendFileSync } from "node:fs";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { isInstallerBoot, noteInstaller } from "../../install/boot.ts";
 import { runTool } from "../../tool.ts";
+import { ownBootPartition } from "./boot-partition.ts";
 import { readBootDisk } from "./disk.ts";
 import { DamagedError, SubstrateError } from "./plan.ts";
 import type { StorageStatus } from "./status.ts";
@@ -53,6 +54,7 @@ try {
   if (await isInstallerBoot(boot)) await noteInstaller(boot);
   else {
     await prepareSubstrate(boot, say);
+    await ownBootPartition(boot).catch((error: unknown) => say(`disk: the boot partition keeps its id: ${error}`));
     await report({ state: "ready", message: "" });
   }
 } catch (error) {
