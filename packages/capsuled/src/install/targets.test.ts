@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 import { CapsuleError } from "../errors.ts";
 import { type Contents, contentsOf, type Evidence } from "./contents.ts";
 import type { Disk } from "./disks.ts";
-import { markerAt, markerSector } from "./marker.ts";
+import { clearMarker, markerAt, markerSector } from "./marker.ts";
 import { checkedTarget, type Medium, type Target, targetOf, type Wanted } from "./targets.ts";
 
 const MiB = 1024 ** 2;
@@ -122,5 +125,23 @@ describe("what is on a disk", () => {
     markerSector().copy(head, markerAt);
     assert.equal(contentsOf(evidence({ head, partitions: [partition("PERM", "LVM2_member")] })).kind, "unfinished");
     assert.equal(contentsOf(evidence({ head })).kind, "unfinished");
+  });
+
+  test("until it was started, which it can be when only its last write is missing", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "capsule-marker-"));
+    try {
+      const [path, head] = [join(dir, "disk"), signed()];
+      markerSector().copy(head, markerAt);
+      writeFileSync(path, head);
+      await clearMarker(path);
+      const started = readFileSync(path);
+      assert.ok(started.equals(signed()), "nothing else changes");
+      assert.equal(
+        contentsOf(evidence({ head: started, partitions: [partition("PERM", "LVM2_member")] })).kind,
+        "capsule",
+      );
+    } finally {
+      rmSync(dir, { recursive: true });
+    }
   });
 });

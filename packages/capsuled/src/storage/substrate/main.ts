@@ -7,6 +7,7 @@
 import { appendFileSync } from "node:fs";
 import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
 import { isInstallerBoot, noteInstaller } from "../../install/boot.ts";
+import { clearMarker } from "../../install/marker.ts";
 import { runTool } from "../../tool.ts";
 import { ownBootPartition } from "./boot-partition.ts";
 import { readBootDisk } from "./disk.ts";
@@ -53,6 +54,8 @@ try {
   const boot = await readBootDisk();
   if (await isInstallerBoot(boot)) await noteInstaller(boot);
   else {
+    // Before anybody can write to it.
+    await clearMarker(boot.disk);
     await prepareSubstrate(boot, say);
     await ownBootPartition(boot).catch((error: unknown) => say(`disk: the boot partition keeps its id: ${error}`));
     await report({ state: "ready", message: "" });
