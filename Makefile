@@ -61,7 +61,7 @@ test-namespace: build ## The acceptance suite and the runner's own tests, in nam
 
 # Two machines at once: emulated, each takes one core. The machine that the suite goes on from is booted before.
 in_machines = CAPSULE_RUNNER=qemu $(run_tests) --test-concurrency=$(1)
-in_suite := image install lvm-thin
+in_suite := image install lvm-thin update-power
 beside_suite := $(filter-out $(in_suite),$(basename $(basename $(notdir $(wildcard test/qemu/*.test.ts)))))
 of_machine = $(patsubst %,test/qemu/%.test.ts,$(1))
 failed := build/failed-on-machines

@@ -27,7 +27,7 @@ import {
 } from "../support/updates.ts";
 
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
-const rounds = Number(process.env["ROUNDS"] ?? 5);
+const rounds = Number(process.env["ROUNDS"] ?? 2);
 const random = new Random(seed);
 
 /** Of so many moments one is booted; of the others is seen what would be. A boot takes a minute, a look some seconds. */
