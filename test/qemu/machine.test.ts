@@ -86,9 +86,10 @@ test("a bond, VLANs on it and a lease, with a neighbour in the machine", { timeo
       ip address add 198.51.100.2/24 dev lan
       ip address add 10.20.0.2/24 dev v20
       ip address add 10.30.0.2/24 dev v30
+      ip address add 2001:db8:30::2/64 dev v30 nodad
       ip link set lan up; ip link set v20 up; ip link set v30 up'
     nsenter --net=/proc/$pid/ns/net dnsmasq --keep-in-foreground --conf-file=/dev/null --port=0 --user=root --interface=v30 \\
-      --dhcp-range=10.30.0.100,10.30.0.150,10m --leasefile-ro --pid-file >/dev/null 2>&1 </dev/null &
+      --dhcp-range=10.30.0.100,10.30.0.150,10m --enable-ra --dhcp-range=2001:db8:30::,ra-only --leasefile-ro --pid-file >/dev/null 2>&1 </dev/null &
     echo $pid`);
   const neighbour = (command: string): Promise<string> => inside(`nsenter --net=/proc/${pid}/ns/net ${command}`);
   await applied(`${own}  - {name: port0, mtu: 1400}
@@ -100,6 +101,9 @@ test("a bond, VLANs on it and a lease, with a neighbour in the machine", { timeo
   await neighbour("ping -c 3 -W 5 198.51.100.1");
   await neighbour("ping -c 3 -W 5 10.20.0.1");
   await until("a lease", async () => (await inside("ip -4 -o address show dev guests")).includes("10.30.0.1"));
+  await until("an address by a router advertisement", async () =>
+    (await inside("ip -6 -o address show dev guests")).includes(" 2001:db8:30:0"),
+  );
   // The way out that the document gives goes before that of the lease.
   assert.match(
     await wayOut(),

@@ -59,18 +59,7 @@ export function planLinks(
   const signatures = new Map(
     wanted.flatMap((link) => (link.made === undefined ? [] : [[link.name, signatureOf(link.made, byName)] as const])),
   );
-  // Of the same name and ours by the document, whoever made it: it is made anew, and then it is as it is said.
-  const known = new Set(owned.made.map(({ name }) => name));
-  const gone = new Set([...signatures.keys()].filter((name) => there.has(name) && !known.has(name)));
-  // In the order in which they were made: a link goes with what is below it.
-  for (const { name, signature } of owned.made) {
-    const made = byName.get(name)?.made;
-    const isOther = signatures.get(name) !== signature || (made?.kind === "vlan" && gone.has(made.parent));
-    // ip(8) has no way to say that a bond prefers none.
-    const prefers = made?.kind === "bond" && made.primary === undefined && there.get(name)?.primary !== undefined;
-    if (there.has(name) && (isOther || prefers)) gone.add(name);
-  }
-
+  const gone = goneOf(owned, there, byName, signatures);
   const taken: Record<string, Baseline> = {};
   for (const { name, made } of wanted) {
     const link = there.get(name);
@@ -128,6 +117,27 @@ export function planLinks(
     },
     after: { taken, made },
   };
+}
+
+/** Links that were made and are not to be, or not as they are; in the order in which they were made. */
+function goneOf(
+  owned: Owned,
+  there: ReadonlyMap<string, Observed>,
+  byName: ReadonlyMap<string, WantedLink>,
+  signatures: ReadonlyMap<string, string>,
+): ReadonlySet<string> {
+  const known = new Set(owned.made.map(({ name }) => name));
+  // Of a wanted name, and made by somebody else: it is made anew, and then it is as it is said.
+  const gone = new Set([...signatures.keys()].filter((name) => there.has(name) && !known.has(name)));
+  for (const { name, signature } of owned.made) {
+    const made = byName.get(name)?.made;
+    // A VLAN goes with what is below it.
+    const isOther = signatures.get(name) !== signature || (made?.kind === "vlan" && gone.has(made.parent));
+    // ip(8) has no way to say that a bond prefers none.
+    const prefers = made?.kind === "bond" && made.primary === undefined && there.get(name)?.primary !== undefined;
+    if (there.has(name) && (isOther || prefers)) gone.add(name);
+  }
+  return gone;
 }
 
 /** Another one when the link must be made anew; a VLAN goes with what is below it. */
