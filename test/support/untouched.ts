@@ -10,6 +10,8 @@ const MiB = 1024 ** 2;
 export async function remembered(path: string, dataMib: number): Promise<() => Promise<void>> {
   const before = `${path}.before`;
   await copyDisk(path, before);
+  // The host's filesystem takes a block of its own when it writes out what was copied.
+  await run(["sync", path]);
   const { blocks, size } = statSync(path);
   return async () => {
     // A write to a hole, of zeros too, takes blocks.
