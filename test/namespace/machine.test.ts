@@ -10,6 +10,7 @@ import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { repositoryRoot } from "../../image/paths.ts";
 import { run } from "../../image/run.ts";
+import { startDhcp } from "../support/dhcp.ts";
 import { Lan, NetworkNamespace } from "../support/lan.ts";
 import { type Result, TestCapsule } from "../support/test-capsule.ts";
 
@@ -392,11 +393,37 @@ test("the document is in force again after a power cut", { timeout: 120_000 }, a
   await until("lan2", async () => /198\.51\.100\.8\/24/.test(await inside("ip address show dev lan2")));
 });
 
+test("a link asks for an address by DHCP, and has it while capsuled is away", { timeout: 120_000 }, async () => {
+  const server = await startDhcp(client.enter, "lan0", "192.0.2.100,192.0.2.150");
+  try {
+    // The power cut took it.
+    await lan.join(capsule.local.initPid, "lan0");
+    await applied("kind: Machine\nlinks: [{name: lan0, dhcp: true}]\n");
+    const lease = async (): Promise<string> => {
+      const found = async () => /inet (192\.0\.2\.1\d\d)\/24/.exec(await inside("ip address show dev lan0"))?.[1];
+      for (let i = 0; i < 60; i++) {
+        const address = await found();
+        if (address !== undefined) return address;
+        await sleep(500);
+      }
+      throw new Error(`no lease: ${await inside("tail -n 20 /perm/log/dhcp.log")}`);
+    };
+    const address = await lease();
+    await capsule.killCapsuled();
+    await capsule.startCapsuled();
+    await capsule.untilServing();
+    assert.equal(await lease(), address);
+  } finally {
+    server.kill("SIGKILL");
+  }
+});
+
 test("a deleted document leaves everything as it was before the first", { timeout: 120_000 }, async () => {
   const file = join(capsule.dir, "machine.yaml");
   writeFileSync(file, "kind: Machine\nname: nuc-1\n");
   assert.match(await capsule.ctl(["delete", "-f", file]), /^machine\/\S+ is at its defaults$/m);
   assert.doesNotMatch(await inside("ip address show dev lan2"), /198\.51\.100/);
+  assert.doesNotMatch(await inside("ip address show dev lan0"), /192\.0\.2/);
   assert.match(await inside("hostname"), /^capsule-/);
   await capsule.ctl(["capsule", "hostname", "other"]);
   assert.equal((await inside("hostname")).trim(), "other");
