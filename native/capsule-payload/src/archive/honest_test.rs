@@ -43,6 +43,8 @@ fn a_tree_comes_back_as_it_was() {
     let (tar, notices) = pack_path(&source);
     assert_eq!(notices, ["src/socket: a socket, left out"]);
     fs::remove_file(source.join("socket")).unwrap();
+    // The removal is a change of the directory, maybe in the next second.
+    let without_socket = pack_path(&source).0;
     let target = scratch.path().join("target");
     fs::create_dir(&target).unwrap();
     unpack_to(&tar, &target).unwrap();
@@ -54,7 +56,10 @@ fn a_tree_comes_back_as_it_was() {
     let inode = |name: &str| fs::metadata(target.join("src").join(name)).unwrap().ino();
     assert_eq!(inode("script"), inode("twin"));
     assert!(fs::metadata(target.join("src/pipe")).unwrap().file_type().is_fifo());
-    assert_eq!(pack_path(&source).0, tar, "the same tree gives the same bytes");
+    assert!(
+        pack_path(&source).0 == without_socket,
+        "the same tree gives the same bytes"
+    );
 }
 
 #[test]
