@@ -118,6 +118,14 @@ interface Cut {
   readonly index: number;
   readonly loss: Loss;
   readonly isBooted: boolean;
+  /** In the middle of a push: the slot that is not started must be seen to be neither one version nor another. */
+  readonly isHalf?: true;
+}
+
+function halfOf(picked: Phase | undefined): Cut {
+  if (picked === undefined) throw new Error("no such phase");
+  const index = Math.round((picked.from + picked.to) / 2);
+  return { phase: picked, index, loss: "none", isBooted: false, isHalf: true };
 }
 
 function randomCut(isBooted: boolean): Cut {
@@ -150,20 +158,24 @@ async function makeUpdate(wanted: keyof typeof bundles, found: UpdateStatus): Pr
 }
 
 test(`${rounds} power cuts during updates`, { timeout: rounds * 20 * minuteMs }, async () => {
-  const cuts = Array.from({ length: rounds * (looksPerBoot + 1) }, (_, i) => randomCut(i % (looksPerBoot + 1) === 0));
+  const count = rounds * (looksPerBoot + 1);
+  const cuts = Array.from({ length: count }, (_, i) => randomCut(i % (looksPerBoot + 1) === 0));
+  cuts.push(halfOf(phases[3]));
   const disk = join(capsule.dir, "machine/disk.raw");
   const scratch = join(capsule.dir, "scratch");
   let boots = 0;
-  for (const { phase, index, loss, isBooted } of cuts.sort((a, b) => a.index - b.index)) {
+  for (const { phase, index, loss, isBooted, isHalf } of cuts.sort((a, b) => a.index - b.index)) {
     await replay.cut(index, loss, random, disk);
     const next = await nextStart(disk, scratch);
     const version = await versionIn(disk, next.slot, versions, scratch);
-    const what = `${phase.name}, before write ${index}, lost of what was not flushed: ${loss}; slot ${next.slot}${next.isTrial ? " on trial" : ""}, ${version ?? "no whole version"}`;
+    const other = await versionIn(disk, next.slot === "a" ? "b" : "a", versions, scratch);
+    const what = `${phase.name}, before write ${index}, lost of what was not flushed: ${loss}; starts slot ${next.slot}${next.isTrial ? " on trial" : ""}, ${version ?? "no whole version"}; the other has ${other ?? "no whole one"}`;
     console.log(isBooted ? `${++boots} of ${rounds}: ${what}` : what);
     assert.ok(
       phase.runs.some((one) => one === version),
       what,
     );
+    if (isHalf) assert.equal(other, undefined, what);
     if (!isBooted) continue;
     const found = await boot(next, what);
     const wanted = phase.runs.includes("3.0.0") || phases.indexOf(phase) > 2 ? "3.0.0" : "2.0.0";
