@@ -19,9 +19,10 @@ const pollMs = 200;
 export async function isInstallerBoot(boot: BootDisk): Promise<boolean> {
   const wanted = wantedMode(await readFile("/proc/cmdline", "utf8"));
   const isPortable = isPortableDisk((await readDisks()).find(({ path }) => path === boot.disk));
-  const isBegun = (await permPartition(boot)).contents === "LVM2_member";
-  const mayInstall = wanted === undefined && isPortable && !isBegun;
-  const hasTarget = mayInstall && (await findTarget(boot));
+  // Only of a stick that was told nothing more is asked: every other start goes on at once.
+  const isOpen = wanted === undefined && isPortable;
+  const isBegun = isOpen && (await permPartition(boot)).contents === "LVM2_member";
+  const hasTarget = isOpen && !isBegun && (await findTarget(boot));
   return modeOf({ wanted, isPortable, isBegun, hasTarget }) === "installer";
 }
 

@@ -2,8 +2,7 @@
  * Makes a disk start on which all else is written and was read back: sectors that are written one after the other, in an
  * order in which every cut leaves a disk that does not start or one that starts as it should.
  */
-import { open } from "node:fs/promises";
-import { diskSignature, espOffset, layoutOf, sectorBytes } from "../../../../image/disk/layout.ts";
+import { diskSignature, espOffset, layoutOf } from "../../../../image/disk/layout.ts";
 import { mayCrash } from "../crash-point.ts";
 import { CapsuleError } from "../errors.ts";
 import { withOwnId } from "../storage/substrate/boot-partition.ts";
@@ -11,10 +10,10 @@ import { BootEnvironment } from "../update/boot-choice.ts";
 import { locate } from "../update/fat.ts";
 import { editGrubenv, emptyGrubenv } from "../update/grubenv.ts";
 import { Region } from "../update/region.ts";
+import { changeSector, readSector } from "../update/sector.ts";
 import { markerAt } from "./marker.ts";
 import type { MediumDisk } from "./medium.ts";
 import { type Piece, partitionOf, type TargetDisk } from "./pieces.ts";
-import { changeSector } from "./table.ts";
 
 const bootCodeBytes = 440;
 const signatureAt = 440;
@@ -60,7 +59,7 @@ export async function makeStart(medium: MediumDisk, target: TargetDisk): Promise
   }
   const { path, sizeBytes } = target;
   await new Region(path, [{ startBytes: 0, sizeBytes }]).forgetCached();
-  const [first, second, marker] = await Promise.all([0, espOffset, markerAt].map((at) => sectorOf(path, at)));
+  const [first, second, marker] = await Promise.all([0, espOffset, markerAt].map((at) => readSector(path, at)));
   const isWhole =
     first?.subarray(0, bootCodeBytes).equals(bootCode) === true &&
     second?.equals(bootSector) === true &&
@@ -77,10 +76,10 @@ export async function startSteps(
   readonly bootCode: Buffer;
   readonly steps: readonly (() => Promise<void>)[];
 }> {
-  const bootSector = await sectorOf(medium.disk, medium.extentOf("CAPSULEBOOT").startBytes);
+  const bootSector = await readSector(medium.disk, medium.extentOf("CAPSULEBOOT").startBytes);
   // The boot loader tells the system by it which disk it was started from, beside a stick with the same image.
   const backupAt = espOffset + withOwnId(bootSector);
-  const bootCode = (await sectorOf(medium.disk, 0)).subarray(0, bootCodeBytes);
+  const bootCode = (await readSector(medium.disk, 0)).subarray(0, bootCodeBytes);
   const steps = [
     async () => await changeSector(path, backupAt, (sector) => void bootSector.copy(sector)),
     // By this the system finds its disk.
@@ -116,17 +115,6 @@ async function fileOf(medium: MediumDisk, device: string, startBytes: number, na
     );
   } finally {
     await opened.close();
-  }
-}
-
-async function sectorOf(path: string, atBytes: number): Promise<Buffer> {
-  const file = await open(path, "r");
-  try {
-    const sector = Buffer.alloc(sectorBytes);
-    await file.read(sector, 0, sectorBytes, atBytes);
-    return sector;
-  } finally {
-    await file.close();
   }
 }
 

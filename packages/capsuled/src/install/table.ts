@@ -1,7 +1,7 @@
 /** Takes a disk over: what was on it goes, and it has the partitions of a capsule, of which nothing starts yet. */
 import { randomUUID } from "node:crypto";
 import { type FileHandle, open } from "node:fs/promises";
-import { layoutOf, sectorBytes, sfdiskScript } from "../../../../image/disk/layout.ts";
+import { layoutOf, sfdiskScript } from "../../../../image/disk/layout.ts";
 import { runTool } from "../tool.ts";
 import { markerAt, markerSector } from "./marker.ts";
 import type { TargetDisk } from "./pieces.ts";
@@ -58,23 +58,9 @@ async function clear(file: FileHandle, atBytes: number): Promise<void> {
   await writeAt(file, Buffer.alloc(endBytes), atBytes);
 }
 
-export async function writeAt(file: FileHandle, data: Buffer, atBytes: number): Promise<void> {
+async function writeAt(file: FileHandle, data: Buffer, atBytes: number): Promise<void> {
   for (let written = 0; written < data.length; ) {
     const { bytesWritten } = await file.write(data, written, data.length - written, atBytes + written);
     written += bytesWritten;
-  }
-}
-
-/** One sector, changed in place and durable. */
-export async function changeSector(path: string, atBytes: number, change: (sector: Buffer) => void): Promise<void> {
-  const file = await open(path, "r+");
-  try {
-    const sector = Buffer.alloc(sectorBytes);
-    await file.read(sector, 0, sectorBytes, atBytes);
-    change(sector);
-    await writeAt(file, sector, atBytes);
-    await file.sync();
-  } finally {
-    await file.close();
   }
 }

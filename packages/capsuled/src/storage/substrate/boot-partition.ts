@@ -3,8 +3,8 @@
  * (image/initramfs/init). That of an image is the same on every disk that it was written to; a capsule has its own.
  */
 import { randomBytes } from "node:crypto";
-import { type FileHandle, open } from "node:fs/promises";
 import { diskSignature, sectorBytes } from "../../../../../image/disk/layout.ts";
+import { changeSector, readSector } from "../../update/sector.ts";
 import { partitionNamed } from "../../update/slots.ts";
 import type { BootDisk } from "./disk.ts";
 
@@ -20,26 +20,15 @@ export async function ownBootPartition({ disk }: Pick<BootDisk, "disk">): Promis
 
 /** Of the filesystem at `startBytes`: the copy of its first sector goes first, and each is one sector, whole or not at all. */
 export async function giveVolumeId(path: string, startBytes: number): Promise<void> {
-  const file = await open(path, "r+");
-  try {
-    const sector = Buffer.alloc(sectorBytes);
-    await file.read(sector, 0, sectorBytes, startBytes);
-    if (sector.readUInt32LE(volumeIdAt).toString(16) !== diskSignature) return;
-    const backupAt = withOwnId(sector);
-    if (backupAt > 0) await writeSector(file, sector, startBytes + backupAt);
-    await writeSector(file, sector, startBytes);
-  } finally {
-    await file.close();
-  }
+  const sector = await readSector(path, startBytes);
+  if (sector.readUInt32LE(volumeIdAt).toString(16) !== diskSignature) return;
+  const backupAt = withOwnId(sector);
+  for (const at of backupAt > 0 ? [backupAt, 0] : [0])
+    await changeSector(path, startBytes + at, (found) => void sector.copy(found));
 }
 
 /** Changes the first sector of a FAT32; returns where its copy is, in bytes from it. */
 export function withOwnId(bootSector: Buffer): number {
   randomBytes(4).copy(bootSector, volumeIdAt);
   return bootSector.readUInt16LE(backupSectorAt) * sectorBytes;
-}
-
-async function writeSector(file: FileHandle, sector: Buffer, atBytes: number): Promise<void> {
-  await file.write(sector, 0, sector.length, atBytes);
-  await file.sync();
 }
