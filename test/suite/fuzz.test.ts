@@ -3,17 +3,7 @@ import assert from "node:assert/strict";
 import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
 import { after, before, describe, test } from "node:test";
 import type { DescMethod, DescService, Message } from "@bufbuild/protobuf";
-import {
-  CapsuleService,
-  IdentityService,
-  ImageService,
-  InstallService,
-  MachineService,
-  PoolService,
-  UpdateService,
-  VolumeService,
-  WorkloadService,
-} from "@capsule/api";
+import { services } from "@capsule/api/clients.ts";
 import { keyId } from "@capsule/api/key.ts";
 import { signToken, thumbprint } from "@capsule/api/token.ts";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -26,17 +16,6 @@ import { emulated, TestCapsule } from "../support/test-capsule.ts";
 const seed = Number(process.env["SEED"] ?? Date.now() % 1_000_000);
 const random = new Random(seed);
 const messagesEach = Number(process.env["MESSAGES"] ?? (emulated ? 3 : 25));
-const services: readonly DescService[] = [
-  IdentityService,
-  CapsuleService,
-  WorkloadService,
-  VolumeService,
-  PoolService,
-  UpdateService,
-  ImageService,
-  InstallService,
-  MachineService,
-];
 /** They would do what they are asked to. */
 const left: ReadonlySet<string> = new Set(["Reboot", "Shutdown", "SetHostname", "RollbackUpdate"]);
 /** A fault of ours, and not of the request. */

@@ -1,5 +1,5 @@
 /** capsuled: wiring, nothing else. */
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { availableParallelism, totalmem, uptime } from "node:os";
 import { setFlagsFromString } from "node:v8";
@@ -16,6 +16,7 @@ import {
   VolumeService,
   WorkloadService,
 } from "@capsule/api";
+import { services } from "@capsule/api/clients.ts";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { readBoot } from "./auth/boot.ts";
 import { leewayS, maxLifetimeS } from "./auth/decide.ts";
@@ -26,11 +27,7 @@ import { resetKeysIfAsked } from "./auth/reset.ts";
 import { installerFile } from "./install/boot.ts";
 import { isInstaller, serveInstaller } from "./installer.ts";
 import { createLogger } from "./log.ts";
-import { applyClock } from "./machine/clock.ts";
-import { MachineDocument } from "./machine/document.ts";
-import { applyResolver } from "./machine/resolver.ts";
-import { DhcpClients } from "./network/links/dhcp.ts";
-import { LinkEngine } from "./network/links/engine.ts";
+import { openMachineDocument } from "./machine/open.ts";
 import { isWorkloadLink } from "./network/names.ts";
 import { Network } from "./network/network.ts";
 import { Pulls } from "./reconcile/pulls.ts";
@@ -68,11 +65,10 @@ import { Store } from "./store/store.ts";
 import { Support } from "./support/support.ts";
 import { DebugSessions } from "./system/debug/sessions.ts";
 import { Announcer } from "./system/discovery/announcer.ts";
-import { addressesNow } from "./system/discovery/change.ts";
 import { readDisks } from "./system/disks.ts";
 import { startFront } from "./system/front.ts";
-import { initStatus, requestConfirmed, requestService, requestShutdown } from "./system/init.ts";
-import { applyHostname, openMachine } from "./system/machine.ts";
+import { initStatus, requestConfirmed, requestShutdown } from "./system/init.ts";
+import { openMachine } from "./system/machine.ts";
 import { untilAccepts, untilExists } from "./system/ready.ts";
 import { answeringGateway, hasAddress } from "./update/health.ts";
 import { apiAnswers, noSlots, openUpdates } from "./update/open.ts";
@@ -111,8 +107,9 @@ if (isInstaller()) await serveInstaller({ port, authDir, log });
 await mkdir("/perm/capsule", { recursive: true });
 await mkdir(workloadsDir, { recursive: true });
 const machine = openMachine();
+const isNamespace = machine.mode === "namespace";
 // Before the database is opened: it may be another one after an update that did not stay.
-const slots = machine.mode === "namespace" ? noSlots() : await openUpdates(databasePath, machine.version, log);
+const slots = isNamespace ? noSlots() : await openUpdates(databasePath, machine.version, log);
 const { updates } = slots;
 const store = new Store(databasePath);
 const boot = readBoot(authDir);
@@ -123,40 +120,13 @@ const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
 
 const storage = readStorageStatus();
 const network = new Network({ store, log, capsuleId: identity.capsuleId });
-const isNamespace = machine.mode === "namespace";
-const document = new MachineDocument({
+const document = openMachineDocument({
   store,
-  facts: () => ({ isNamespace, workloadSubnets: network.workloadSubnets() }),
-  links: new LinkEngine({
-    isNamespace,
-    dhcp: new DhcpClients({
-      stateOf: async (name) => (await initStatus()).services.find((service) => service.name === name)?.state,
-      request: requestService,
-    }),
-    log,
-  }),
-  sections: [
-    { name: "hostname", apply: async ({ hostname }) => await applyHostname(hostname) },
-    { name: "dns", apply: async ({ dns }) => await applyResolver(dns) },
-    {
-      name: "ntp",
-      apply: async ({ ntp }) => {
-        if (!isNamespace) await applyClock(ntp, async () => await requestService("restart", "time"));
-      },
-    },
-  ],
-  glance: () => [linkNames().join(), addressesNow(isWorkloadLink)].join(),
+  isNamespace,
+  workloadSubnets: () => network.workloadSubnets(),
   changed: () => networkChanged(),
-  reverted: ({ generation, reason, time }) => {
-    store.events.add({
-      objectKind: "capsule",
-      objectName: machine.hostname(),
-      type: EventType.WARNING,
-      reason: "MachineReverted",
-      message: `generation ${generation}: ${reason}`,
-      time,
-    });
-  },
+  reverted: ({ generation, reason, time }) =>
+    addOwnEvent(EventType.WARNING, "MachineReverted", `generation ${generation}: ${reason}`, time),
   log,
 });
 // Before the firewall is made, which has rules for the way out.
@@ -215,7 +185,7 @@ await poolWatch.start();
 await sessions.start();
 await debugSessions.start();
 
-const hardware = machine.mode === "namespace" ? undefined : await openHardware();
+const hardware = isNamespace ? undefined : await openHardware();
 
 const routes = (router: ConnectRouter): void => {
   router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));
@@ -238,7 +208,6 @@ const routes = (router: ConnectRouter): void => {
   router.service(WorkloadService, workloadService({ store, manager, driver, workloadsDir, storage }));
   router.service(
     VolumeService,
-
     volumeService({
       store,
       manager: volumeManager,
@@ -268,19 +237,14 @@ const routes = (router: ConnectRouter): void => {
   );
   router.service(MachineService, machineService({ document, storage, hostname: machine.hostname }));
   router.service(InstallService, noInstaller());
-  reflection(router, [
-    ...[IdentityService, CapsuleService, WorkloadService, VolumeService, PoolService, ImageService],
-    UpdateService,
-    MachineService,
-    InstallService,
-  ]);
+  reflection(router, services);
 };
 const support = new Support({
   store,
   databasePath,
   workloadsDir,
   api: ownApi(routes, log),
-  isNamespace: machine.mode === "namespace",
+  isNamespace,
   initStatus,
 });
 const server = await startServer({ port, identity, gate, store, log, routes });
@@ -300,17 +264,15 @@ updates?.start({
   confirmed: requestConfirmed,
   reboot: () => requestShutdown("reboot"),
   ended: ({ kind, version, reason, time }) => {
-    store.events.add({
-      objectKind: "capsule",
-      objectName: machine.hostname(),
-      type: kind === "confirmed" ? EventType.NORMAL : EventType.WARNING,
-      reason: `Update${kind.charAt(0).toUpperCase()}${kind.slice(1)}`,
-      message: reason === "" ? version : `${version}: ${reason}`,
-      time: new Date(time),
-    });
+    addOwnEvent(
+      kind === "confirmed" ? EventType.NORMAL : EventType.WARNING,
+      `Update${kind.charAt(0).toUpperCase()}${kind.slice(1)}`,
+      reason === "" ? version : `${version}: ${reason}`,
+      new Date(time),
+    );
   },
 });
-if (machine.mode !== "namespace") {
+if (!isNamespace) {
   startFront(() => {
     const claimS = gate.claimSecondsLeft();
     const claim =
@@ -393,9 +355,9 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-/** Without those of workloads, which come and go. */
-function linkNames(): string[] {
-  return readdirSync("/sys/class/net").filter((name) => !isWorkloadLink(name));
+/** An event of the capsule itself. */
+function addOwnEvent(type: EventType, reason: string, message: string, time: Date): void {
+  store.events.add({ objectKind: "capsule", objectName: machine.hostname(), type, reason, message, time });
 }
 
 async function openHardware(): Promise<Hardware> {

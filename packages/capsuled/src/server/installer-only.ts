@@ -1,7 +1,7 @@
 /** What an installer does not do: everything that a capsule does. Said to everybody, before anybody's key is looked at. */
 import type { DescService } from "@bufbuild/protobuf";
 import { IdentityService } from "@capsule/api";
-import { clientsOf } from "@capsule/api/clients.ts";
+import { services } from "@capsule/api/clients.ts";
 import type { ConnectRouter, Interceptor } from "@connectrpc/connect";
 import { CapsuleError } from "../errors.ts";
 
@@ -24,10 +24,8 @@ function guard(own: readonly DescService[]): Interceptor {
 
 /** Makes the API's other services known to the router, so that their calls come to the guard. */
 function refuseOthers(router: ConnectRouter, own: readonly DescService[]): void {
-  clientsOf((service) => {
+  for (const service of services)
     if (!own.some(({ typeName }) => typeName === service.typeName)) router.service(service, {});
-    return undefined as never;
-  });
 }
 
 export const installerOnly = { guard, refuseOthers } as const;

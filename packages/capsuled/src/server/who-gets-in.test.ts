@@ -13,19 +13,8 @@ import { join } from "node:path";
 import { after, before, describe, it } from "node:test";
 import { connect as connectTls } from "node:tls";
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import {
-  CapsuleService,
-  ErrorInfoSchema,
-  IdentityService,
-  ImageService,
-  InstallService,
-  MachineService,
-  PoolService,
-  Role,
-  UpdateService,
-  VolumeService,
-  WorkloadService,
-} from "@capsule/api";
+import { CapsuleService, ErrorInfoSchema, Role, WorkloadService } from "@capsule/api";
+import { services } from "@capsule/api/clients.ts";
 import { ServerReflection } from "@capsule/api/gen/grpc/reflection/v1/reflection_pb.js";
 import { ServerReflection as ServerReflectionAlpha } from "@capsule/api/gen/grpc/reflection/v1alpha/reflection_pb.js";
 import { rawPublicKey } from "@capsule/api/key.ts";
@@ -124,17 +113,6 @@ const table: Readonly<Record<string, Expected>> = {
   "ServerReflection/ServerReflectionInfo": "viewer",
 };
 
-const services: readonly DescService[] = [
-  IdentityService,
-  CapsuleService,
-  WorkloadService,
-  VolumeService,
-  PoolService,
-  UpdateService,
-  ImageService,
-  InstallService,
-  MachineService,
-];
 const reflected: readonly DescService[] = [ServerReflection, ServerReflectionAlpha];
 const methods = [...services, ...reflected].flatMap(({ methods }) => methods);
 const roles = { viewer: Role.VIEWER, operator: Role.OPERATOR, admin: Role.ADMIN } as const;
