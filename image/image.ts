@@ -10,7 +10,7 @@ import { productVersion } from "./layer.ts";
 import { buildDir } from "./paths.ts";
 import { writeSbom } from "./sbom.ts";
 import { buildSlot, type Slot } from "./slot.ts";
-import { writeUpdate } from "./update.ts";
+import { signSlot, writeUpdate } from "./update.ts";
 import { signingKey } from "./update-key.ts";
 
 const MiB = 1024 * 1024;
@@ -37,14 +37,16 @@ export async function buildImage(options: ImageOptions = {}): Promise<void> {
     const needed = Math.ceil(size / MiB);
     throw new Error(`the squashfs has ${needed} MiB and a slot ${slotBytes / MiB}: give SLOT_MIB=${needed} or more`);
   }
+  const signed = await signSlot(slot, { version: await productVersion(), epoch, key: signingKey() });
+  const signature = Buffer.from(signed.head.signature).toString("hex");
   // A disk that is written again is a newer one to `make qemu`.
-  const key = JSON.stringify({ slot, diskBytes, slotBytes, programs: await diskPrograms() });
+  const key = JSON.stringify({ slot, signature, diskBytes, slotBytes, programs: await diskPrograms() });
   if (!existsSync(diskPath) || (await readFile(diskKeyPath, "utf8").catch(() => "")) !== key) {
     await rm(diskKeyPath, { force: true });
-    await writeDisk(slot, partitions, diskBytes, diskPath);
+    await writeDisk(signed, partitions, diskBytes, diskPath);
     await writeFile(diskKeyPath, key);
   }
-  await writeUpdate(slot, { version: await productVersion(), epoch, key: signingKey() }, updatePath);
+  await writeUpdate(signed, updatePath);
   await writeSbom(sbomPath);
 }
 

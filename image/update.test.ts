@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import { parseManifest, readHead } from "@capsule/api/update-bundle.ts";
-import { writeUpdate } from "./update.ts";
+import { signSlot, writeUpdate } from "./update.ts";
 import { signingKey, trustedKeys } from "./update-key.ts";
 
 const dir = mkdtempSync(join(tmpdir(), "capsule-bundle-"));
@@ -20,12 +20,13 @@ test("a bundle is unpacked by tar, and openssl finds its signature good", async 
   const { privateKey, publicKey } = generateKeyPairSync("ed25519");
   const slot = { vmlinuz: file("k", "kernel"), initrd: file("i", Buffer.alloc(512, 7)), squashfs: file("s", "root") };
   const target = join(dir, "update.tar");
-  const written = await writeUpdate(slot, { version: "1.0.0", epoch: 3, key: privateKey }, target);
-  assert.deepEqual(parseManifest(readHead(readFileSync(target)).manifest), written);
+  const signed = await signSlot(slot, { version: "1.0.0", epoch: 3, key: privateKey });
+  await writeUpdate(signed, target);
+  assert.deepEqual(parseManifest(readHead(readFileSync(target)).manifest), signed.manifest);
   execFileSync("tar", ["-C", dir, "-xf", target]);
   assert.equal(readFileSync(join(dir, "vmlinuz"), "utf8"), "kernel");
   assert.equal(readFileSync(join(dir, "root.squashfs"), "utf8"), "root");
-  const sums = written.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join("");
+  const sums = signed.manifest.files.map(({ name, sha256 }) => `${sha256}  ${name}\n`).join("");
   execFileSync("sha256sum", ["--check", "--quiet"], { cwd: dir, input: sums });
   file("key.pem", publicKey.export({ type: "spki", format: "pem" }) as string);
   const verify = [

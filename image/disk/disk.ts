@@ -2,7 +2,7 @@
 import { createReadStream } from "node:fs";
 import { open, rename, rm, truncate, writeFile } from "node:fs/promises";
 import { run } from "../run.ts";
-import type { Slot } from "../slot.ts";
+import type { SignedSlot } from "../update.ts";
 import { writeBiosBoot } from "./bios.ts";
 import { writeEsp } from "./esp.ts";
 import { diskSignature, type Partition, sfdiskScript } from "./layout.ts";
@@ -14,7 +14,7 @@ const imagePartitionId = (number: number): string => `B1A570FF-0000-4000-8000-00
 
 /** The file at `target` is the old one or the whole new one. */
 export async function writeDisk(
-  slot: Slot,
+  signed: SignedSlot,
   partitions: readonly Partition[],
   diskBytes: number,
   target: string,
@@ -28,9 +28,9 @@ export async function writeDisk(
     await run(["sfdisk", "--quiet", scratch], { input: sfdiskScript(partitions, imageDiskId, imagePartitionId) });
     await writeSignature(scratch);
     const boot = partitionOf(partitions, "CAPSULEBOOT");
-    await writeEsp(slot, esp, boot.sizeBytes);
+    await writeEsp(signed, esp, boot.sizeBytes);
     await copyInto(scratch, esp, boot.startBytes);
-    await copyInto(scratch, slot.squashfs, partitionOf(partitions, "slot_a").startBytes);
+    await copyInto(scratch, signed.slot.squashfs, partitionOf(partitions, "slot_a").startBytes);
     if (process.arch === "x64") await writeBiosBoot(scratch, partitionOf(partitions, "BIOSBOOT"));
     await rename(scratch, target);
   } finally {

@@ -1,11 +1,14 @@
-/** The boot partition: FAT with GRUB, its configuration, and kernel and initramfs of each slot; all that firmware must read. */
+/**
+ * The boot partition: FAT with GRUB, its configuration, and kernel and initramfs of each slot; all that firmware must read.
+ * And the signed manifest of the first slot, by which an installer knows whether the stick is as it was built.
+ */
 import { cp, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { editGrubenv, emptyGrubenv } from "../../packages/capsuled/src/update/grubenv.ts";
 import { run } from "../run.ts";
-import type { Slot } from "../slot.ts";
 import { sourceDate } from "../source-date.ts";
-import { bootFileBytes, diskSignature } from "./layout.ts";
+import type { SignedSlot } from "../update.ts";
+import { bootFileBytes, diskSignature, imageManifest } from "./layout.ts";
 
 /** What GRUB needs on every firmware to read a FAT partition and to start Linux. */
 export const grubModules: readonly string[] = [
@@ -28,7 +31,7 @@ export const grubModules: readonly string[] = [
 export const grubDir = "/EFI/BOOT";
 
 /** Writes the filesystem to a file of its own. */
-export async function writeEsp({ vmlinuz, initrd }: Slot, target: string, sizeBytes: number): Promise<void> {
+export async function writeEsp({ slot, head }: SignedSlot, target: string, sizeBytes: number): Promise<void> {
   await writeFile(target, "");
   await truncate(target, sizeBytes);
   // Clusters of 2 KiB: GRUB follows a file from one to the next, and with the default of 512 bytes that takes its time.
@@ -53,9 +56,16 @@ export async function writeEsp({ vmlinuz, initrd }: Slot, target: string, sizeBy
     await put(grub, `${grubDir}/BOOTX64.EFI`);
     await put(config, `${grubDir}/grub.cfg`);
     await put(environment, "/capsule/grubenv");
+    for (const [path, bytes] of [
+      [imageManifest.manifest, head.manifest],
+      [imageManifest.signature, head.signature],
+    ] as const) {
+      await writeFile(file, bytes);
+      await put(file, path);
+    }
     for (const [name, from] of [
-      ["vmlinuz", vmlinuz],
-      ["initrd", initrd],
+      ["vmlinuz", slot.vmlinuz],
+      ["initrd", slot.initrd],
     ] as const) {
       const { size } = await stat(from);
       if (size > bootFileBytes[name])

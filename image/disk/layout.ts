@@ -25,6 +25,11 @@ export const defaultSlotBytes = 768 * MiB;
  * so that an update overwrites blocks and never touches the filesystem (packages/capsuled/src/update/fat.ts).
  */
 export const bootFileBytes = { vmlinuz: 24 * MiB, initrd: 16 * MiB } as const;
+/**
+ * Of the image's own slot, on its boot partition: what an update bundle of it begins with (packages/api/src/update-bundle.ts).
+ * It stays as it is when that slot is updated.
+ */
+export const imageManifest = { manifest: "/capsule/manifest", signature: "/capsule/manifest.sig" } as const;
 /** The smallest PERM that is of use: 1 GiB for /perm and as much for volumes. */
 export const minPermBytes = 2048 * MiB;
 

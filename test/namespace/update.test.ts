@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
-import { writeUpdate } from "../../image/update.ts";
+import { signSlot, writeUpdate } from "../../image/update.ts";
 import { signingKey } from "../../image/update-key.ts";
 import { TestCapsule } from "../support/test-capsule.ts";
 
@@ -18,7 +18,7 @@ test("every verb of updates says that a capsule in a namespace has no slots", as
   writeFileSync(file, "content");
   const bundle = join(capsule.dir, "update.tar");
   const slot = { vmlinuz: file, initrd: file, squashfs: file };
-  await writeUpdate(slot, { version: "9.9.9", epoch: 9, key: signingKey() }, bundle);
+  await writeUpdate(await signSlot(slot, { version: "9.9.9", epoch: 9, key: signingKey() }), bundle);
   for (const verb of [["push", bundle], ["status"], ["confirm"], ["rollback", "--yes"]]) {
     const { code, stdout, stderr } = await capsule.try(["capsule", "update", ...verb]);
     assert.deepEqual([code, stdout], [1, ""]);

@@ -9,11 +9,12 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import { answersTls } from "../../image/answers.ts";
-import { espOffset } from "../../image/disk/layout.ts";
+import { espBytes, espOffset } from "../../image/disk/layout.ts";
 import { diskPath } from "../../image/image.ts";
 import { copyDisk, Machine } from "../../image/qemu/machine.ts";
 import { run } from "../../image/run.ts";
 import { hasMarker } from "../../packages/capsuled/src/install/marker.ts";
+import { MediumDisk } from "../../packages/capsuled/src/install/medium.ts";
 import { notBootable } from "../../packages/capsuled/src/install/table.ts";
 import { giveVolumeId } from "../../packages/capsuled/src/storage/substrate/boot-partition.ts";
 import { Operator } from "../support/operator.ts";
@@ -142,6 +143,17 @@ test("a disk that is mounted is no target, whatever is given", { timeout: 120_00
   await refused(anna, ["--yes", "--disk=vdb", "--erase=disk1"], 1, /in use: mounted at \/run\/x/);
   assert.match(await host.exec(["head", "-n", "1", "/run/x/thesis.txt"]), /the only copy/);
   await host.exec(["umount", "/run/x"]);
+});
+
+test("a stick of which one byte is another one is no stick", { timeout: 180_000 }, async () => {
+  const boot = new Map([["CAPSULEBOOT", { startBytes: espOffset, sizeBytes: espBytes }]]);
+  const kernel = await new MediumDisk(diskPath, "a", boot).file("/capsule/a/vmlinuz");
+  const [last] = kernel.parts(kernel.sizeBytes - 1, 1);
+  const put = async (byte: string): Promise<string> =>
+    await host.exec(["sh", "-c", `printf '${byte}' | dd of=/dev/sda bs=1 seek=${last?.startBytes} conv=notrunc,fsync`]);
+  await put("x");
+  await refused(anna, ["--yes", "--disk=vdb", "--erase=disk1"], 1, /stick \(\/dev\/sda\) is damaged: behind vmlinuz/);
+  await put("\\0");
 });
 
 test("after all that every disk is as it was", { timeout: 120_000 }, async () => {

@@ -4,7 +4,7 @@ import type { KeyObject } from "node:crypto";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Slot } from "../../image/slot.ts";
-import { writeUpdate } from "../../image/update.ts";
+import { signSlot, writeUpdate } from "../../image/update.ts";
 import { signingKey } from "../../image/update-key.ts";
 import { type LogWrites, QemuHost } from "./qemu/qemu-host.ts";
 import { TestCapsule } from "./test-capsule.ts";
@@ -92,6 +92,6 @@ export async function bundleOf(
   key: KeyObject = signingKey(),
 ): Promise<string> {
   const path = join(capsule.dir, `${version}.tar`);
-  await writeUpdate(slot, { version, epoch: 1, key }, path);
+  await writeUpdate(await signSlot(slot, { version, epoch: 1, key }), path);
   return path;
 }

@@ -23,6 +23,7 @@ import { Store } from "./store/store.ts";
 import { Announcer } from "./system/discovery/announcer.ts";
 import { startFront } from "./system/front.ts";
 import { applyHostname, openMachine } from "./system/machine.ts";
+import { readTrustedKeys, trustedKeysDir } from "./update/trust.ts";
 
 export function isInstaller(): boolean {
   return existsSync(installerFile);
@@ -44,7 +45,7 @@ export async function serveInstaller(options: {
   const gate = new Gate({ store, capsuleId: identity.capsuleId, boot, replay });
   await letGo();
   const medium = await openMedium(await readBootDisk(installerFile));
-  const installer = new Installer(medium, log);
+  const installer = new Installer(medium, await readTrustedKeys(trustedKeysDir), log);
   const services = [IdentityService, InstallService];
   const routes = (router: ConnectRouter): void => {
     router.service(IdentityService, identityService({ capsuleId: identity.capsuleId, gate, store, machine }));

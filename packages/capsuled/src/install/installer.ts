@@ -2,10 +2,12 @@
  * Installs to one disk at a time. Invariants: nothing is written to any disk before `install` has checked its target; the
  * stick is only read; a disk that does not come to its end does not start, and is known as one (marker.ts).
  */
+import type { KeyObject } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Logger } from "pino";
 import { CapsuleError } from "../errors.ts";
 import { KeyedMutex } from "../mutex.ts";
+import { checkStick, signedFiles } from "./as-built.ts";
 import { type Contents, contentsOf, isBusy, readEvidence } from "./contents.ts";
 import { comparePieces, copyPieces, type Digests } from "./copy.ts";
 import { type Disk, readDisks } from "./disks.ts";
@@ -35,14 +37,17 @@ const nodesMs = 10_000;
 
 export class Installer {
   readonly #medium: MediumDisk;
+  readonly #keys: readonly KeyObject[];
   readonly #log: Logger;
   readonly #mutex = new KeyedMutex();
   #isInstalling = false;
   #isWriting = false;
   #state: InstallState = { kind: "untouched" };
 
-  constructor(medium: MediumDisk, log: Logger) {
+  /** Keys that sign images. */
+  constructor(medium: MediumDisk, keys: readonly KeyObject[], log: Logger) {
     this.#medium = medium;
+    this.#keys = keys;
     this.#log = log;
   }
 
@@ -88,7 +93,11 @@ export class Installer {
       const target = { path: disk.path, sizeBytes: disk.sizeBytes };
       const medium = this.#medium;
       const pieces = await piecesOf(medium, target);
-      const totalBytes = 2 * pieces.reduce((sum, { from }) => sum + from.sizeBytes, 0);
+      const signed = await signedFiles(medium, this.#keys);
+      if (signed === undefined) this.#log.warn("install: the stick was updated, and what it holds is not checked");
+      const totalBytes =
+        (signed ?? []).reduce((sum, { sizeBytes }) => sum + sizeBytes, 0) +
+        2 * pieces.reduce((sum, { from }) => sum + from.sizeBytes, 0);
       let doneBytes = 0;
       const at = (phase: string): InstallEvent => {
         signal.throwIfAborted();
@@ -100,6 +109,7 @@ export class Installer {
           yield at(phase);
         }
       };
+      yield* moving("checking the stick", checkStick(medium, signed ?? []));
       this.#log.info({ disk: disk.path }, "install: begins");
       yield at("clearing the disk");
       this.#state = { kind: "unfinished", path: disk.path };

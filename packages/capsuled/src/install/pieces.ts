@@ -3,7 +3,7 @@ import { layoutOf, type Partition, sectorBytes } from "../../../../image/disk/la
 import { CapsuleError } from "../errors.ts";
 import { locate } from "../update/fat.ts";
 import { type Extent, Region } from "../update/region.ts";
-import type { MediumDisk, PartitionName } from "./medium.ts";
+import { damagedStick, type MediumDisk, type PartitionName } from "./medium.ts";
 
 /** Both have the same size. */
 export interface Piece {
@@ -36,7 +36,7 @@ export async function piecesOf(medium: MediumDisk, target: TargetDisk): Promise<
   const boot = medium.extentOf("CAPSULEBOOT");
   const { sizeBytes } = partitionOf(layout, "CAPSULEBOOT");
   if (boot.sizeBytes !== sizeBytes)
-    throw damaged(medium, `its boot partition has ${boot.sizeBytes} bytes, and ${sizeBytes} are laid out for it`);
+    throw damagedStick(medium, `its boot partition has ${boot.sizeBytes} bytes, and ${sizeBytes} are laid out for it`);
   const slot = medium.extentOf(`slot_${medium.slot}`);
   const usedBytes = await squashfsBytes(medium);
   const piece = (name: string, from: Extent, to: Extent): Piece => ({
@@ -87,15 +87,9 @@ async function squashfsBytes(medium: MediumDisk): Promise<number> {
     const superblock = await opened.read(0, superblockBytes);
     const used = Number(superblock.readBigUInt64LE(bytesUsedAt));
     const isSquashfs = superblock.toString("latin1", 0, squashfsMagic.length) === squashfsMagic;
-    if (!isSquashfs || used > region.sizeBytes) throw damaged(medium, `its slot ${medium.slot} holds no system`);
+    if (!isSquashfs || used > region.sizeBytes) throw damagedStick(medium, `its slot ${medium.slot} holds no system`);
     return Math.min(region.sizeBytes, Math.ceil(used / blockBytes) * blockBytes);
   } finally {
     await opened.close();
   }
-}
-
-function damaged({ disk }: MediumDisk, what: string): CapsuleError {
-  return new CapsuleError("precondition", `The stick (${disk}) is damaged: ${what}. Write the image to it again.`, {
-    reason: "DAMAGED_STICK",
-  });
 }

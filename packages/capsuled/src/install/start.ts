@@ -7,7 +7,6 @@ import { mayCrash } from "../crash-point.ts";
 import { CapsuleError } from "../errors.ts";
 import { withOwnId } from "../storage/substrate/boot-partition.ts";
 import { BootEnvironment } from "../update/boot-choice.ts";
-import { locate } from "../update/fat.ts";
 import { editGrubenv, emptyGrubenv } from "../update/grubenv.ts";
 import { Region } from "../update/region.ts";
 import { changeSector, readSector } from "../update/sector.ts";
@@ -39,12 +38,7 @@ export async function kernelPieces(medium: MediumDisk, target: TargetDisk): Prom
   return await Promise.all(
     ["vmlinuz", "initrd"].map(async (name) => ({
       name,
-      from: await fileOf(
-        medium,
-        medium.disk,
-        medium.extentOf("CAPSULEBOOT").startBytes,
-        `/capsule/${medium.slot}/${name}`,
-      ),
+      from: await medium.file(`/capsule/${medium.slot}/${name}`),
       to: await fileOn(medium, target, `/capsule/a/${name}`),
     })),
   );
@@ -101,21 +95,7 @@ export async function startSteps(
 async function fileOn(medium: MediumDisk, { path, sizeBytes }: TargetDisk, name: string): Promise<Region> {
   // Looked up on the stick: the first sector of the copy, which tells where everything is, is not written yet.
   const { startBytes } = partitionOf(layoutOf(sizeBytes, medium.slotBytes), "CAPSULEBOOT");
-  return await fileOf(medium, path, startBytes, name);
-}
-
-/** A file of the stick's boot partition, on the disk where that, or its copy, begins at `startBytes`. */
-async function fileOf(medium: MediumDisk, device: string, startBytes: number, name: string): Promise<Region> {
-  const opened = await medium.region("CAPSULEBOOT").open("read");
-  try {
-    const extents = await locate((at, size) => opened.read(at, size), name);
-    return new Region(
-      device,
-      extents.map((extent) => ({ startBytes: startBytes + extent.startBytes, sizeBytes: extent.sizeBytes })),
-    );
-  } finally {
-    await opened.close();
-  }
+  return await medium.fileOn(path, startBytes, name);
 }
 
 function failing({ path }: TargetDisk): CapsuleError {

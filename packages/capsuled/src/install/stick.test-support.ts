@@ -1,16 +1,30 @@
 /** A stick as a file, written as the image builder lays it out but without its programs: for tests. */
 import { execFileSync } from "node:child_process";
-import { randomBytes } from "node:crypto";
+import { createHash, generateKeyPairSync, randomBytes, sign } from "node:crypto";
 import { closeSync, mkdirSync, openSync, readSync, rmSync, truncateSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { bootFileBytes, diskSignature, layoutOf, minDiskBytes, sfdiskScript } from "../../../../image/disk/layout.ts";
+import { type BundleFile, encodeManifest, type MemberName } from "@capsule/api/update-bundle.ts";
+import {
+  bootFileBytes,
+  diskSignature,
+  imageManifest,
+  layoutOf,
+  minDiskBytes,
+  sfdiskScript,
+} from "../../../../image/disk/layout.ts";
 import { editGrubenv, emptyGrubenv } from "../update/grubenv.ts";
 import { MediumDisk } from "./medium.ts";
 
 export const slotBytes = 64 * 1024 * 1024;
 /** In every slot: what a squashfs begins with, and how long it is. */
 const systemBytes = 3_000_000;
+/** Of what is in the places of kernel and initramfs. */
+const bootBytes = 1_000_001;
 
+/** The keys of who builds sticks. */
+export const builder = generateKeyPairSync("ed25519");
+
+/** As it was built when slot a runs; slot b is what an update has written. */
 export function makeStick(dir: string, running: "a" | "b"): MediumDisk {
   const [path, esp] = [join(dir, "stick"), join(dir, "esp")];
   const layout = layoutOf(minDiskBytes(slotBytes), slotBytes);
@@ -21,7 +35,8 @@ export function makeStick(dir: string, running: "a" | "b"): MediumDisk {
   });
   const extents = new Map(layout.map(({ name, startBytes, sizeBytes }) => [name as string, { startBytes, sizeBytes }]));
   const at = (name: string): number => extents.get(name)?.startBytes ?? Number.NaN;
-  makeBootPartition(esp, extents.get("CAPSULEBOOT")?.sizeBytes ?? 0);
+  const systems = { a: aSystem(), b: aSystem() };
+  makeBootPartition(esp, extents.get("CAPSULEBOOT")?.sizeBytes ?? 0, systems.a, running === "b");
   execFileSync(
     "dd",
     [`if=${esp}`, `of=${path}`, "bs=1M", `seek=${at("CAPSULEBOOT") / 1024 ** 2}`, "conv=notrunc,sparse"],
@@ -37,17 +52,20 @@ export function makeStick(dir: string, running: "a" | "b"): MediumDisk {
   signature.writeUInt32LE(Number.parseInt(diskSignature, 16));
   put(signature, 440);
   put(randomBytes(100_000), at("BIOSBOOT"));
-  for (const slot of ["a", "b"]) {
-    const system = randomBytes(systemBytes);
-    system.write("hsqs", 0, "latin1");
-    system.writeBigUInt64LE(BigInt(systemBytes), 40);
-    put(system, at(`slot_${slot}`));
-  }
+  put(systems.a, at("slot_a"));
+  if (running === "b") put(systems.b, at("slot_b"));
   closeSync(file);
   return new MediumDisk(path, running, extents);
 }
 
-function makeBootPartition(esp: string, sizeBytes: number): void {
+function aSystem(): Buffer {
+  const system = randomBytes(systemBytes);
+  system.write("hsqs", 0, "latin1");
+  system.writeBigUInt64LE(BigInt(systemBytes), 40);
+  return system;
+}
+
+function makeBootPartition(esp: string, sizeBytes: number, systemA: Buffer, wasUpdated: boolean): void {
   writeFileSync(esp, "");
   truncateSync(esp, sizeBytes);
   execFileSync("mkfs.vfat", ["-F", "32", "-s", "4", "-i", diskSignature, esp], { stdio: "ignore" });
@@ -62,9 +80,21 @@ function makeBootPartition(esp: string, sizeBytes: number): void {
   put(Buffer.from("set timeout=0\n"), "/EFI/BOOT/grub.cfg");
   // What somebody has told this stick is not for the disk.
   put(editGrubenv(emptyGrubenv(), { capsule_slot: "b", capsule_mode: "installer" }), "/capsule/grubenv");
-  for (const slot of ["a", "b"])
-    for (const name of ["vmlinuz", "initrd"] as const)
-      put(Buffer.alloc(bootFileBytes[name], slot), `/capsule/${slot}/${name}`);
+  const inPlace = (name: keyof typeof bootFileBytes, content: Buffer): Buffer =>
+    Buffer.concat([content], bootFileBytes[name]);
+  for (const name of ["vmlinuz", "initrd"] as const) {
+    put(inPlace(name, Buffer.alloc(bootBytes, "a")), `/capsule/a/${name}`);
+    put(inPlace(name, Buffer.alloc(wasUpdated ? bootBytes : 0, "b")), `/capsule/b/${name}`);
+  }
+  const fileOf = (name: MemberName, content: Buffer): BundleFile => {
+    const sha256 = createHash("sha256").update(content).digest("hex");
+    return { name, sizeBytes: content.length, sha256 };
+  };
+  const kernel = Buffer.alloc(bootBytes, "a");
+  const files = [fileOf("vmlinuz", kernel), fileOf("initrd", kernel), fileOf("root.squashfs", systemA)];
+  const manifest = encodeManifest({ format: 1, version: "1.0.0", architecture: "amd64", epoch: 1, files });
+  put(Buffer.from(manifest), imageManifest.manifest);
+  put(sign(null, manifest, builder.privateKey), imageManifest.signature);
   rmSync(scratch);
 }
 

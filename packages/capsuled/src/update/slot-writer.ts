@@ -3,22 +3,12 @@
  * a member is written up to its size and no further, and its digest is that of what was written.
  */
 import { createHash, type Hash } from "node:crypto";
-import {
-  BundleError,
-  type BundleFile,
-  equal,
-  type MemberName,
-  mismatchOf,
-  type Segment,
-} from "@capsule/api/update-bundle.ts";
+import { BundleError, type BundleFile, equal, mismatchOf, type Segment } from "@capsule/api/update-bundle.ts";
 import { mayCrash } from "../crash-point.ts";
-import type { OpenRegion, Region } from "./region.ts";
-
-export type SlotRegions = Readonly<Record<MemberName, Region>>;
+import type { OpenRegion } from "./region.ts";
+import { filledUp, type SlotRegions } from "./slot-content.ts";
 
 const bufferBytes = 1024 * 1024;
-/** The boot loader reads their places whole: nothing of an earlier file may be behind them. */
-const filledUp: ReadonlySet<MemberName> = new Set(["vmlinuz", "initrd"]);
 
 /** The member that is being written. */
 interface Member {
@@ -140,32 +130,5 @@ export class SlotWriter {
     const zeros = Buffer.alloc(bufferBytes);
     for (let at = writtenBytes; at < region.region.sizeBytes; at += bufferBytes)
       await region.write(zeros.subarray(0, Math.min(bufferBytes, region.region.sizeBytes - at)), at);
-  }
-}
-
-/** Reads a written slot from its disk, all of it. Throws BundleError when it does not hold these files. */
-export async function readBack(files: readonly BundleFile[], regions: SlotRegions): Promise<void> {
-  for (const { name, sizeBytes, sha256 } of files) {
-    await regions[name].forgetCached();
-    const region = await regions[name].open("read");
-    const hash = createHash("sha256");
-    try {
-      for (let at = 0; at < sizeBytes; at += bufferBytes)
-        hash.update(await region.read(at, Math.min(bufferBytes, sizeBytes - at)));
-      const zeros = Buffer.alloc(bufferBytes);
-      const end = filledUp.has(name) ? regions[name].sizeBytes : sizeBytes;
-      for (let at = sizeBytes; at < end; at += bufferBytes) {
-        const size = Math.min(bufferBytes, end - at);
-        if (!(await region.read(at, size)).equals(zeros.subarray(0, size)))
-          throw new BundleError("BUNDLE_DAMAGED", `behind ${name} the disk has something else than zeros`);
-      }
-    } finally {
-      await region.close();
-    }
-    if (hash.digest("hex") !== sha256)
-      throw new BundleError(
-        "BUNDLE_DAMAGED",
-        `the disk gives another ${name} back than was written to it: it is failing`,
-      );
   }
 }

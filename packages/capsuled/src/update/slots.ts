@@ -5,7 +5,7 @@ import { CapsuleError } from "../errors.ts";
 import { BootEnvironment, type SlotName } from "./boot-choice.ts";
 import { locate } from "./fat.ts";
 import { Region } from "./region.ts";
-import type { SlotRegions } from "./slot-writer.ts";
+import type { SlotRegions } from "./slot-content.ts";
 
 export interface SlotDisk {
   readonly running: SlotName;

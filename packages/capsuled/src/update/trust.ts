@@ -17,12 +17,15 @@ export async function readTrustedKeys(dir: string): Promise<KeyObject[]> {
 export function checkSignature({ manifest, signature }: BundleHead, keys: readonly KeyObject[]): void {
   if (signature.length === 0)
     throw new CapsuleError("invalid", "The bundle is not signed; nothing was changed.", { reason: "BUNDLE_UNSIGNED" });
-  const isGood = keys.some((key) => key.asymmetricKeyType === "ed25519" && verify(null, manifest, key, signature));
-  if (!isGood)
+  if (!isSigned({ manifest, signature }, keys))
     throw new CapsuleError(
       "denied",
       `The bundle is signed by none of the ${keys.length} keys that this capsule trusts, or was changed after it was signed; nothing was changed. ` +
         "Sign it with the key that the running image was built with (UPDATE_KEY), or build images that trust another one too (UPDATE_TRUST).",
       { reason: "BUNDLE_UNTRUSTED" },
     );
+}
+
+export function isSigned({ manifest, signature }: BundleHead, keys: readonly KeyObject[]): boolean {
+  return keys.some((key) => key.asymmetricKeyType === "ed25519" && verify(null, manifest, key, signature));
 }
