@@ -28,6 +28,7 @@ import { observe } from "./observe.ts";
 import { type Plan, plan, type Step } from "./plan.ts";
 import { addEvent, type VolumeEvent, writeStatus } from "./reports.ts";
 import { executeStep } from "./steps.ts";
+import { tidySnapshots } from "./tidy-snapshots.ts";
 
 export interface VolumeControllerOptions {
   readonly store: Store;
@@ -320,25 +321,9 @@ export class VolumeController {
       }
     }
     this.#failures.delete(uid);
-    await this.tidySnapshots(uid).catch((error: unknown) => log.warn({ err: error, uid }, "tidying snapshots failed"));
-  }
-
-  /** Finishes what was begun with the snapshots of a volume, inside `exclusive`: their disks into place, or away. */
-  async tidySnapshots(uid: string): Promise<void> {
-    const { store, pools } = this.#options;
-    const snapshots = store.snapshots.of(uid);
-    const pool = store.volumes.byUid(uid)?.pool;
-    if (snapshots.length === 0 || pool === undefined) return;
-    const backend = await pools.get(pool).use();
-    const disks = await backend.list();
-    for (const { uid: snapshotUid, diskUid, deleting } of snapshots) {
-      const disk = disks.find((one) => one.uid === diskUid);
-      const name = snapshotDisk(snapshotUid);
-      if (deleting) {
-        if (disk !== undefined) await backend.remove(disk);
-        store.snapshots.remove(snapshotUid);
-      } else if (disk !== undefined && (!disk.whole || disk.name !== name)) await backend.publish(disk, name);
-    }
+    await tidySnapshots(this.#options, uid).catch((error: unknown) =>
+      log.warn({ err: error, uid }, "tidying snapshots failed"),
+    );
   }
 
   async #plan(record: VolumeRecord | undefined, uid: string): Promise<Plan> {
@@ -376,7 +361,7 @@ export class VolumeController {
     if (step.kind === "removeSnapshots") {
       // Each was marked with the volume; a volume that is deleted by an older version's row has none.
       for (const { uid: snapshot } of store.snapshots.of(uid)) store.snapshots.markDeleting(snapshot);
-      return await this.tidySnapshots(uid);
+      return await tidySnapshots({ store, pools }, uid);
     }
     const done = await executeStep(step, { uid, record, store, pools, damage: this.#damage });
     if (step.kind === "growFilesystem" && !done) this.#growsUnmountedOnly.add(uid);

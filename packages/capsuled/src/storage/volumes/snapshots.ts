@@ -22,6 +22,7 @@ import type { VolumeController } from "./controller.ts";
 import { addEvent } from "./reports.ts";
 import { defaultKeep, nextDue, retired } from "./schedule.ts";
 import { StoppedUsers } from "./stopped-users.ts";
+import { tidySnapshots } from "./tidy-snapshots.ts";
 import { isVolumeName, nameFault } from "./validate.ts";
 
 /** Most snapshots of one volume. */
@@ -144,7 +145,7 @@ export class Snapshots {
         const found = names.map((name) => this.#get(volume, name));
         for (const { uid } of found) store.snapshots.markDeleting(uid);
       });
-      await controller.tidySnapshots(volume.uid);
+      await tidySnapshots(this.#options, volume.uid);
     });
   }
 
