@@ -35,6 +35,8 @@ export interface MachineOptions {
   readonly firmware?: "uefi" | "bios";
   /** A TPM 2.0, whose state stays in `dir`. */
   readonly tpm?: boolean;
+  /** Default true. Many virtual servers have none. */
+  readonly hasWatchdog?: boolean;
   /** Ends with the process that started it, however that ends. */
   readonly temporary?: boolean;
   /** Goes on from what `save` wrote, with the disks of that moment, instead of booting. */
@@ -252,7 +254,7 @@ function argumentsOf(options: MachineOptions, firmwareDir: string, tpmSocket: st
     ],
     ["-device", `virtio-net-pci,netdev=net0,romfile=${tap === undefined ? "" : `,mac=${tap.mac}`}`],
     ["-device", "virtio-rng-pci"],
-    ["-device", "i6300esb"],
+    options.hasWatchdog === false ? [] : ["-device", "i6300esb"],
     from === undefined ? [] : ["-incoming", `exec:cat '${from}'`],
     ["-qmp", `unix:${join(dir, "qmp.sock")},server=on,wait=off`],
     serial === "stdio"

@@ -29,6 +29,8 @@ export interface QemuHostOptions {
   readonly isStick?: boolean;
   readonly memoryMib?: number;
   readonly tpm?: boolean;
+  /** Default true. */
+  readonly hasWatchdog?: boolean;
   /** Called with the disk before it is booted for the first time. */
   readonly prepare?: (disk: string) => Promise<void>;
 }
@@ -197,6 +199,7 @@ async function powerOn(
     cpus: kvm ? 2 : 1,
     memoryMib: options.memoryMib ?? 2_048,
     tpm: options.tpm ?? false,
+    hasWatchdog: options.hasWatchdog ?? true,
     temporary: true,
     ...first,
   });
