@@ -274,6 +274,66 @@ test("who asks by ordinary DNS is answered alone, with the question and for a mo
   }
 });
 
+test("other operations and classes get no answer, and a response from another port takes no name", async () => {
+  const text = await script(`
+    const socket = require("dgram").createSocket("udp4");
+    const answers = [];
+    socket.on("message", (bytes) => answers.push(packet.decode(bytes)));
+    const send = (bytes) => socket.send(bytes, 5353, "192.0.2.1");
+    const ask = (id, bits, klass) => {
+      const bytes = Buffer.from(packet.encode({ type: "query", id, questions: [{ type: "A", name: "${names.a}.local" }] }));
+      bytes.writeUInt16BE(bits, 2);
+      bytes.writeUInt16BE(klass, bytes.length - 2);
+      send(bytes);
+    };
+    socket.bind(0, () => {
+      ask(1, 0x2800, 1);
+      ask(2, 0x0003, 1);
+      ask(3, 0, 3);
+      const taken = { type: "A", name: "${names.a}.local", data: "192.0.2.66", ttl: 120 };
+      // Of two one would be heard by a capsule that asks already whether the name is its own.
+      for (let i = 0; i < 2; i++) send(packet.encode({ type: "response", answers: [taken] }));
+      setTimeout(() => ask(4, 0, 1), 1500);
+    });
+    setTimeout(() => { console.log(JSON.stringify(answers)); process.exit(); }, 2500);`);
+  const answers = JSON.parse(text) as DecodedPacket[];
+  assert.deepEqual(
+    answers.map(({ id, answers: [first] = [] }) => [id, first?.type === "A" && first.data]),
+    [[4, "192.0.2.1"]],
+  );
+});
+
+test("who says in several packets what it knows is told the rest only, as avahi asks on a large network", async () => {
+  const text = await script(`
+    const socket = require("dgram").createSocket({ type: "udp4", reuseAddr: true });
+    const questions = [{ type: "PTR", name: "_capsule._tcp.local" }];
+    const pointers = [];
+    socket.on("message", (bytes, { address }) => {
+      const { type, answers } = packet.decode(bytes);
+      if (type === "response" && address.startsWith("192.0.2.")) pointers.push(...answers.filter(({ type, name }) => type === "PTR" && name === questions[0].name));
+    });
+    const send = (one) => socket.send(packet.encode({ type: "query", ...one }), 5353, "224.0.0.251");
+    const ask = async (known) => {
+      pointers.length = 0;
+      send({ questions, flags: packet.TRUNCATED_RESPONSE });
+      setTimeout(() => send({ answers: known.slice(0, 1), flags: packet.TRUNCATED_RESPONSE }), 50);
+      setTimeout(() => send({ answers: known.slice(1) }), 100);
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      return [...new Set(pointers.map(({ data }) => data))];
+    };
+    socket.bind(5353, async () => {
+      socket.setMulticastInterface("192.0.2.10");
+      socket.addMembership("224.0.0.251", "192.0.2.10");
+      const all = await ask([]);
+      const known = all.map((data) => ({ ...questions[0], data, ttl: 60 }));
+      console.log(JSON.stringify([all, await ask(known.slice(0, 1)), await ask(known)]));
+      process.exit();
+    });`);
+  const [all = [], rest, none] = JSON.parse(text) as string[][];
+  assert.equal(all.length, 2, text);
+  assert.deepEqual([rest, none], [all.slice(1), []]);
+});
+
 test("whatever is sent to it does no harm, and it is found afterwards", async () => {
   const pid = await a.capsuledPid();
   await script(`

@@ -3,13 +3,11 @@
  * in is believed here; it is only well-formed, of this link, and not more than can be looked at.
  */
 import { createSocket, type Socket } from "node:dgram";
-import { AUTHORITATIVE_ANSWER, type DecodedPacket, decode, encode, type Packet } from "dns-packet";
+import { AUTHORITATIVE_ANSWER, type DecodedPacket, encode, type Packet } from "dns-packet";
 import { type Link, neighbours } from "./links.ts";
+import { mdnsPort, readPacket } from "./packet.ts";
 
-export const mdnsPort = 5353;
 const groups = { 4: "224.0.0.251", 6: "ff02::fb" } as const;
-/** What a packet may have (RFC 6762, section 17); in bytes. */
-const largestBytes = 9_000;
 /** So many packets of a link are looked at in a second; a network that sends more takes no more of our time. */
 const mostPerSecond = 400;
 
@@ -75,18 +73,12 @@ export class LinkSocket {
   }
 
   #receive(bytes: Buffer, from: Sender): void {
-    if (bytes.length > largestBytes || !this.#isNeighbour(from.address)) return;
+    if (!this.#isNeighbour(from.address)) return;
     const second = Math.floor(performance.now() / 1_000);
     if (second !== this.#second) [this.#second, this.#seen] = [second, 0];
     if (this.#seen++ >= mostPerSecond) return;
-    let packet: DecodedPacket;
-    try {
-      packet = decode(bytes);
-    } catch {
-      // Anybody may send anything.
-      return;
-    }
-    this.#events.onPacket(packet, from);
+    const packet = readPacket(bytes, from.port);
+    if (packet !== undefined) this.#events.onPacket(packet, from);
   }
 
   /** To all on the link. Resolves when the packet is on its way, or was not to be sent: that is told to `onError`. */
@@ -135,11 +127,4 @@ export class LinkSocket {
 
 function withFlags(packet: Packet): Packet {
   return packet.type === "response" ? { ...packet, flags: AUTHORITATIVE_ANSWER } : packet;
-}
-
-/** The class of a question that would rather be answered to its sender alone, as dns-packet gives it (bit 15 and IN). */
-const unicastClass = "UNKNOWN_32769";
-
-export function wantsUnicast(question: { readonly class?: string | undefined }): boolean {
-  return question.class === unicastClass;
 }

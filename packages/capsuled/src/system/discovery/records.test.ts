@@ -71,6 +71,12 @@ describe("an answer", () => {
     assert.equal(replyTo(records, [ask("A", "nuc-2.local"), ask("MX", "nuc-1.local")], []), undefined);
   });
 
+  it("is given to questions for the Internet's records only", () => {
+    const chaos: Question = { ...ask("A", "nuc-1.local"), class: "CH" };
+    assert.equal(replyTo(records, [chaos], []), undefined);
+    assert.equal(types(replyTo(records, [{ ...chaos, class: "ANY" }], [])?.answers), "A");
+  });
+
   it("is not given to one who knows it, as long as that holds", () => {
     const known = (ttl: number) => received(records.shared.slice(0, 1).map((one) => ({ ...one, ttl })));
     const question = [ask("PTR", serviceType)];
@@ -91,6 +97,7 @@ describe("somebody else on the network", () => {
     assert.deepEqual(takenBy(records, received([host("198.51.100.1")]), own), []);
     assert.deepEqual(takenBy(records, received([{ ...host("192.0.2.9"), ttl: 0 } as Answer]), own), []);
     assert.deepEqual(takenBy(records, received([{ ...host("192.0.2.9"), name: "nuc-2.local" } as Answer]), own), []);
+    assert.deepEqual(takenBy(records, received([{ ...host("192.0.2.9"), class: "CH" } as Answer]), own), []);
   });
 
   it("takes the host's name with another address, the instance's with another service", () => {

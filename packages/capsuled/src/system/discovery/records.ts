@@ -4,8 +4,8 @@
  */
 
 import type { Link } from "@capsule/api/mdns/links.ts";
+import { isOfInternet, wantsUnicast } from "@capsule/api/mdns/packet.ts";
 import { type Announced, serviceType, textOf } from "@capsule/api/mdns/service.ts";
-import { wantsUnicast } from "@capsule/api/mdns/socket.ts";
 import { type Answer, encode, type Question } from "dns-packet";
 
 /** Names that must be nobody else's on the link. */
@@ -121,9 +121,10 @@ export function replyTo(
   };
 }
 
-function isAsked(record: Said, { type, name }: Question): boolean {
+function isAsked(record: Said, question: Question): boolean {
+  const { type, name } = question;
   // ANY is a type of questions only, which the types of dns-packet leave out.
-  return sameName(record.name, name) && ((type as string) === "ANY" || type === record.type);
+  return isOfInternet(question) && sameName(record.name, name) && ((type as string) === "ANY" || type === record.type);
 }
 
 /** One who has it for at least half of its life need not be told (RFC 6762, section 7.1). */
@@ -138,7 +139,7 @@ function isKnown(record: Said, other: Answer): boolean {
 export function takenBy(records: Records, answers: readonly Answer[], own: ReadonlySet<string>): Taken[] {
   const taken = new Set<Taken>();
   for (const answer of answers) {
-    if (answer.type === "OPT" || ("ttl" in answer && answer.ttl === 0)) continue;
+    if (answer.type === "OPT" || answer.class !== "IN" || answer.ttl === 0) continue;
     const same = records.unique.filter(({ type, name }) => type === answer.type && sameName(name, answer.name));
     if (same.length === 0 && !isOtherAddress(records, answer)) continue;
     const isAddress = answer.type === "A" || answer.type === "AAAA";

@@ -9,7 +9,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Link } from "@capsule/api/mdns/links.ts";
-import { LinkSocket, mdnsPort, type Sender } from "@capsule/api/mdns/socket.ts";
+import { mdnsPort } from "@capsule/api/mdns/packet.ts";
+import { LinkSocket, type Sender } from "@capsule/api/mdns/socket.ts";
 import type { Answer, DecodedPacket, Question } from "dns-packet";
 import {
   goodbyeOf,
