@@ -41,6 +41,14 @@ describe("what is said", () => {
     assert.deepEqual(text?.type === "TXT" && announcedOf(text.data), announced);
   });
 
+  it("stays what it was when it is sent and compared: what has not changed is not announced again", () => {
+    const before = JSON.stringify(records);
+    received([...records.shared, ...records.unique]);
+    takenBy(records, received(records.unique), own);
+    assert.equal(JSON.stringify(records), before);
+    assert.equal(JSON.stringify(recordsOf(names, announced, 50_000, link)), before);
+  });
+
   it("fits into a label whatever the host is called, also with a number", () => {
     const long = namesOf("x".repeat(63), "abcdef", { instance: 12, host: 12 });
     for (const label of [long.instance, long.host.replace(".local", "")]) assert.ok(label.length <= 63, label);

@@ -51,6 +51,8 @@ export function recordsOf(names: Names, announced: Announced, port: number, link
   const instance = `${names.instance}.${serviceType}`;
   const common = { class: "IN", ttl: ttlS } as const;
   const unique = { ...common, flush: true } as const;
+  // As bytes: dns-packet, when it sends strings, leaves bytes in their place, and the record would look like a new one ever after.
+  const text = textOf(announced).map((one) => Buffer.from(one));
   return {
     names,
     shared: [
@@ -59,7 +61,7 @@ export function recordsOf(names: Names, announced: Announced, port: number, link
     ],
     unique: [
       { ...unique, type: "SRV", name: instance, data: { port, target: names.host, priority: 0, weight: 0 } },
-      { ...unique, type: "TXT", name: instance, data: textOf(announced) },
+      { ...unique, type: "TXT", name: instance, data: text },
       ...addressRecords(names, link),
     ],
   };
