@@ -3,9 +3,9 @@
  * with its library: most commands never look.
  */
 import { type Link, readLinks, sameLink } from "@capsule/api/mdns/links.ts";
-import { serviceType } from "@capsule/api/mdns/service.ts";
 import { LinkSocket } from "@capsule/api/mdns/socket.ts";
 import { Cache, type Sighting } from "./cache.ts";
+import { questionPackets } from "./question.ts";
 
 export interface BrowseOptions {
   readonly signal: AbortSignal;
@@ -40,8 +40,7 @@ export async function browse({ signal, onChange, onFailed }: BrowseOptions): Pro
     onChange(sightings);
   };
   const ask = async ({ link, socket }: Listening): Promise<void> => {
-    const answers = cache.known(link.name, performance.now());
-    await socket?.multicast({ type: "query", questions: [{ type: "PTR", name: serviceType, class: "IN" }], answers });
+    for (const packet of questionPackets(cache.known(link.name, performance.now()))) await socket?.multicast(packet);
   };
   const listen = async (link: Link): Promise<void> => {
     const failed = (error: Error): void => {

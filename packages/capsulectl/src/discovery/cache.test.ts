@@ -35,6 +35,20 @@ test("what was said holds for its time, and is asked for again before", () => {
   assert.deepEqual(endpoints(cache), []);
 });
 
+test("what is known is said to who answers only with all that belongs to it, and never as the one truth", () => {
+  const cache = new Cache();
+  const [pointer, ...others] = said(120, "192.0.2.1");
+  const long: Answer = { type: "PTR", name: serviceType, data: instance, ttl: 4_500, flush: true };
+  assert.equal(pointer?.type, "PTR");
+  // As avahi announces: pointers for 75 minutes, addresses for two.
+  cache.hear("eth0", [long], 0);
+  assert.deepEqual(cache.known("eth0", 0), []);
+  cache.hear("eth0", others, 0);
+  assert.deepEqual(cache.known("eth0", 10_000), [{ ...long, ttl: 4_490, flush: false }]);
+  assert.deepEqual(cache.known("eth1", 10_000), []);
+  assert.deepEqual(cache.known("eth0", 96_000), []);
+});
+
 test("a goodbye ends it after a second, which another word takes back", () => {
   const cache = new Cache();
   cache.hear("eth0", said(120, "192.0.2.1"), 0);
