@@ -66,6 +66,8 @@ export class LinkSocket {
     socket.on("error", (error) => this.#events.onError(error));
     socket.addMembership(groups[family], multicastInterface);
     socket.setMulticastInterface(multicastInterface);
+    // Also what is sent to one machine alone (RFC 6762, section 11).
+    socket.setTTL(255);
     socket.setMulticastTTL(255);
     // Another program of this machine may ask or answer; what is our own is known by its sender.
     socket.setMulticastLoopback(true);
