@@ -14,9 +14,10 @@ import { diskPath } from "../../image/image.ts";
 import { copyDisk, Machine } from "../../image/qemu/machine.ts";
 import { run } from "../../image/run.ts";
 import { hasMarker } from "../../packages/capsuled/src/install/marker.ts";
-import { MediumDisk } from "../../packages/capsuled/src/install/medium.ts";
 import { notBootable } from "../../packages/capsuled/src/install/table.ts";
 import { giveVolumeId } from "../../packages/capsuled/src/storage/substrate/boot-partition.ts";
+import { fileIn } from "../../packages/capsuled/src/update/fat.ts";
+import { Region } from "../../packages/capsuled/src/update/region.ts";
 import { Operator } from "../support/operator.ts";
 import { QemuHost } from "../support/qemu/qemu-host.ts";
 import { Random } from "../support/random.ts";
@@ -146,8 +147,8 @@ test("a disk that is mounted is no target, whatever is given", { timeout: 120_00
 });
 
 test("a stick of which one byte is another one is no stick", { timeout: 180_000 }, async () => {
-  const boot = new Map([["CAPSULEBOOT", { startBytes: espOffset, sizeBytes: espBytes }]]);
-  const kernel = await new MediumDisk(diskPath, "a", boot).file("/capsule/a/vmlinuz");
+  const boot = new Region(diskPath, [{ startBytes: espOffset, sizeBytes: espBytes }]);
+  const kernel = await fileIn(boot, "/capsule/a/vmlinuz");
   const [last] = kernel.parts(kernel.sizeBytes - 1, 1);
   const put = async (byte: string): Promise<string> =>
     await host.exec(["sh", "-c", `printf '${byte}' | dd of=/dev/sda bs=1 seek=${last?.startBytes} conv=notrunc,fsync`]);

@@ -3,15 +3,20 @@
  * signed tells it; of where the stick comes from that says nothing, for who makes one chooses the keys that it trusts.
  */
 import type { KeyObject } from "node:crypto";
-import { BundleError, type BundleFile, type BundleHead, parseManifest } from "@capsule/api/update-bundle.ts";
+import {
+  BundleError,
+  type BundleFile,
+  type BundleHead,
+  maxHeadBytes,
+  parseManifest,
+} from "@capsule/api/update-bundle.ts";
 import { imageManifest } from "../../../../image/disk/layout.ts";
 import type { Region } from "../update/region.ts";
-import { checkContent, OtherContent, type SlotRegions } from "../update/slot-content.ts";
+import { checkContent, OtherContent } from "../update/slot-content.ts";
+import { slotRegions } from "../update/slots.ts";
 import { isSigned } from "../update/trust.ts";
 import { damagedStick, type MediumDisk } from "./medium.ts";
 
-/** Larger is no manifest. */
-const mostBytes = 64 * 1024;
 const blockBytes = 4096;
 
 /**
@@ -38,11 +43,7 @@ export async function signedFiles(
 
 /** Yields the bytes of each step. Throws CapsuleError. */
 export async function* checkStick(medium: MediumDisk, files: readonly BundleFile[]): AsyncGenerator<number> {
-  const regions: SlotRegions = {
-    vmlinuz: await medium.file("/capsule/a/vmlinuz"),
-    initrd: await medium.file("/capsule/a/initrd"),
-    "root.squashfs": medium.region("slot_a"),
-  };
+  const regions = await slotRegions(medium.region("CAPSULEBOOT"), "a", medium.region("slot_a"));
   try {
     yield* checkContent(files, regions);
   } catch (error) {
@@ -55,19 +56,10 @@ export async function* checkStick(medium: MediumDisk, files: readonly BundleFile
 
 /** A bundle begins with the kernel: once one came to the other slot, there is something in its place. */
 async function wasUpdated(medium: MediumDisk): Promise<boolean> {
-  const place = await (await medium.file("/capsule/b/vmlinuz")).open("read");
-  try {
-    return (await place.read(0, blockBytes)).some((byte) => byte !== 0);
-  } finally {
-    await place.close();
-  }
+  const place = await medium.file("/capsule/b/vmlinuz");
+  return (await place.read(0, blockBytes)).some((byte) => byte !== 0);
 }
 
 async function contentOf(region: Region): Promise<Uint8Array> {
-  const opened = await region.open("read");
-  try {
-    return await opened.read(0, Math.min(region.sizeBytes, mostBytes));
-  } finally {
-    await opened.close();
-  }
+  return await region.read(0, Math.min(region.sizeBytes, maxHeadBytes));
 }

@@ -1,9 +1,9 @@
 /** Copies places of one disk to another, and compares what the other gives back. Both yield the bytes of each step. */
 import { createHash } from "node:crypto";
 import { CapsuleError } from "../errors.ts";
+import { stepsOf } from "../update/region.ts";
 import type { Piece } from "./pieces.ts";
 
-const stepBytes = 1024 * 1024;
 /** What memory may hold of it: more, and the progress that is told is not the disk's. */
 const unsyncedBytes = 32 * 1024 * 1024;
 
@@ -18,7 +18,7 @@ export async function* copyPieces(pieces: readonly Piece[], digests: Digests): A
       const to = await piece.to.open("write");
       try {
         const hash = createHash("sha256");
-        for (const { at, size } of stepsOf(piece)) {
+        for (const { at, size } of stepsOf(0, piece.from.sizeBytes)) {
           const data = await from.read(at, size);
           hash.update(data);
           await to.write(data, at);
@@ -40,25 +40,18 @@ export async function* copyPieces(pieces: readonly Piece[], digests: Digests): A
 export async function* comparePieces(pieces: readonly Piece[], digests: Digests): AsyncGenerator<number> {
   for (const piece of pieces) {
     await piece.to.forgetCached();
-    const hash = createHash("sha256");
     const to = await piece.to.open("read");
+    let digest: string;
     try {
-      for (const { at, size } of stepsOf(piece)) {
-        hash.update(await to.read(at, size));
-        yield size;
-      }
+      digest = yield* to.digest(piece.from.sizeBytes);
     } finally {
       await to.close();
     }
-    if (hash.digest("hex") !== digests.get(piece))
+    if (digest !== digests.get(piece))
       throw new CapsuleError(
         "internal",
         `${piece.to.device} gives another ${piece.name} back than was written to it: it is failing. It does not start from this disk.`,
         { reason: "FAILING_DISK" },
       );
   }
-}
-
-function* stepsOf({ from }: Piece): Generator<{ readonly at: number; readonly size: number }> {
-  for (let at = 0; at < from.sizeBytes; at += stepBytes) yield { at, size: Math.min(stepBytes, from.sizeBytes - at) };
 }

@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import type { Partition } from "../../../../image/disk/layout.ts";
 import { CapsuleError } from "../errors.ts";
 import type { BootDisk } from "../storage/substrate/disk.ts";
-import { locate } from "../update/fat.ts";
+import { fileIn } from "../update/fat.ts";
 import { type Extent, Region } from "../update/region.ts";
 import type { Medium } from "./targets.ts";
 
@@ -43,21 +43,7 @@ export class MediumDisk implements Medium {
 
   /** A file of its boot partition. Throws CapsuleError when there is none. */
   async file(path: string): Promise<Region> {
-    return await this.fileOn(this.disk, this.extentOf("CAPSULEBOOT").startBytes, path);
-  }
-
-  /** The same file where its boot partition was, or will be, copied to. */
-  async fileOn(device: string, startBytes: number, path: string): Promise<Region> {
-    const opened = await this.region("CAPSULEBOOT").open("read");
-    try {
-      const extents = await locate((at, size) => opened.read(at, size), path);
-      return new Region(
-        device,
-        extents.map((extent) => ({ startBytes: startBytes + extent.startBytes, sizeBytes: extent.sizeBytes })),
-      );
-    } finally {
-      await opened.close();
-    }
+    return await fileIn(this.region("CAPSULEBOOT"), path);
   }
 }
 

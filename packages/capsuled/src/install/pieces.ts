@@ -1,7 +1,6 @@
 /** What is copied from the stick to the disk, and where it goes there. */
 import { layoutOf, type Partition, sectorBytes } from "../../../../image/disk/layout.ts";
 import { CapsuleError } from "../errors.ts";
-import { locate } from "../update/fat.ts";
 import { type Extent, Region } from "../update/region.ts";
 import { damagedStick, type MediumDisk, type PartitionName } from "./medium.ts";
 
@@ -32,7 +31,7 @@ const blockBytes = 4096;
  */
 export async function piecesOf(medium: MediumDisk, target: TargetDisk): Promise<Piece[]> {
   const layout = layoutOf(target.sizeBytes, medium.slotBytes);
-  await checkBootPartition(medium.region("CAPSULEBOOT"));
+  for (const path of bootFiles) await medium.file(path);
   const boot = medium.extentOf("CAPSULEBOOT");
   const { sizeBytes } = partitionOf(layout, "CAPSULEBOOT");
   if (boot.sizeBytes !== sizeBytes)
@@ -70,26 +69,12 @@ function first({ startBytes }: Extent, sizeBytes: number): Extent {
   return { startBytes, sizeBytes };
 }
 
-async function checkBootPartition(region: Region): Promise<void> {
-  const opened = await region.open("read");
-  try {
-    for (const path of bootFiles) await locate((at, size) => opened.read(at, size), path);
-  } finally {
-    await opened.close();
-  }
-}
-
 /** How much of the slot is used, in whole blocks. */
 async function squashfsBytes(medium: MediumDisk): Promise<number> {
   const region = medium.region(`slot_${medium.slot}`);
-  const opened = await region.open("read");
-  try {
-    const superblock = await opened.read(0, superblockBytes);
-    const used = Number(superblock.readBigUInt64LE(bytesUsedAt));
-    const isSquashfs = superblock.toString("latin1", 0, squashfsMagic.length) === squashfsMagic;
-    if (!isSquashfs || used > region.sizeBytes) throw damagedStick(medium, `its slot ${medium.slot} holds no system`);
-    return Math.min(region.sizeBytes, Math.ceil(used / blockBytes) * blockBytes);
-  } finally {
-    await opened.close();
-  }
+  const superblock = await region.read(0, superblockBytes);
+  const used = Number(superblock.readBigUInt64LE(bytesUsedAt));
+  const isSquashfs = superblock.toString("latin1", 0, squashfsMagic.length) === squashfsMagic;
+  if (!isSquashfs || used > region.sizeBytes) throw damagedStick(medium, `its slot ${medium.slot} holds no system`);
+  return Math.min(region.sizeBytes, Math.ceil(used / blockBytes) * blockBytes);
 }

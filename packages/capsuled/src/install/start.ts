@@ -7,6 +7,7 @@ import { mayCrash } from "../crash-point.ts";
 import { CapsuleError } from "../errors.ts";
 import { withOwnId } from "../storage/substrate/boot-partition.ts";
 import { BootEnvironment } from "../update/boot-choice.ts";
+import { fileIn } from "../update/fat.ts";
 import { editGrubenv, emptyGrubenv } from "../update/grubenv.ts";
 import { Region } from "../update/region.ts";
 import { changeSector, readSector } from "../update/sector.ts";
@@ -94,8 +95,8 @@ export async function startSteps(
 
 async function fileOn(medium: MediumDisk, { path, sizeBytes }: TargetDisk, name: string): Promise<Region> {
   // Looked up on the stick: the first sector of the copy, which tells where everything is, is not written yet.
-  const { startBytes } = partitionOf(layoutOf(sizeBytes, medium.slotBytes), "CAPSULEBOOT");
-  return await medium.fileOn(path, startBytes, name);
+  const copy = new Region(path, [partitionOf(layoutOf(sizeBytes, medium.slotBytes), "CAPSULEBOOT")]);
+  return await fileIn(medium.region("CAPSULEBOOT"), name, copy);
 }
 
 function failing({ path }: TargetDisk): CapsuleError {

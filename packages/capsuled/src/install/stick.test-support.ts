@@ -35,8 +35,8 @@ export function makeStick(dir: string, running: "a" | "b"): MediumDisk {
   });
   const extents = new Map(layout.map(({ name, startBytes, sizeBytes }) => [name as string, { startBytes, sizeBytes }]));
   const at = (name: string): number => extents.get(name)?.startBytes ?? Number.NaN;
-  const systems = { a: aSystem(), b: aSystem() };
-  makeBootPartition(esp, extents.get("CAPSULEBOOT")?.sizeBytes ?? 0, systems.a, running === "b");
+  const system = aSystem();
+  makeBootPartition(esp, extents.get("CAPSULEBOOT")?.sizeBytes ?? 0, system, running === "b");
   execFileSync(
     "dd",
     [`if=${esp}`, `of=${path}`, "bs=1M", `seek=${at("CAPSULEBOOT") / 1024 ** 2}`, "conv=notrunc,sparse"],
@@ -52,8 +52,8 @@ export function makeStick(dir: string, running: "a" | "b"): MediumDisk {
   signature.writeUInt32LE(Number.parseInt(diskSignature, 16));
   put(signature, 440);
   put(randomBytes(100_000), at("BIOSBOOT"));
-  put(systems.a, at("slot_a"));
-  if (running === "b") put(systems.b, at("slot_b"));
+  put(system, at("slot_a"));
+  if (running === "b") put(aSystem(), at("slot_b"));
   closeSync(file);
   return new MediumDisk(path, running, extents);
 }
@@ -82,15 +82,15 @@ function makeBootPartition(esp: string, sizeBytes: number, systemA: Buffer, wasU
   put(editGrubenv(emptyGrubenv(), { capsule_slot: "b", capsule_mode: "installer" }), "/capsule/grubenv");
   const inPlace = (name: keyof typeof bootFileBytes, content: Buffer): Buffer =>
     Buffer.concat([content], bootFileBytes[name]);
+  const kernel = Buffer.alloc(bootBytes, "a");
   for (const name of ["vmlinuz", "initrd"] as const) {
-    put(inPlace(name, Buffer.alloc(bootBytes, "a")), `/capsule/a/${name}`);
+    put(inPlace(name, kernel), `/capsule/a/${name}`);
     put(inPlace(name, Buffer.alloc(wasUpdated ? bootBytes : 0, "b")), `/capsule/b/${name}`);
   }
   const fileOf = (name: MemberName, content: Buffer): BundleFile => {
     const sha256 = createHash("sha256").update(content).digest("hex");
     return { name, sizeBytes: content.length, sha256 };
   };
-  const kernel = Buffer.alloc(bootBytes, "a");
   const files = [fileOf("vmlinuz", kernel), fileOf("initrd", kernel), fileOf("root.squashfs", systemA)];
   const manifest = encodeManifest({ format: 1, version: "1.0.0", architecture: "amd64", epoch: 1, files });
   put(Buffer.from(manifest), imageManifest.manifest);

@@ -69,11 +69,6 @@ export class BootEnvironment {
   }
 
   async #block(): Promise<Buffer> {
-    const region = await this.#region.open("read");
-    try {
-      return await region.read(0, grubenvBytes);
-    } finally {
-      await region.close();
-    }
+    return await this.#region.read(0, grubenvBytes);
   }
 }

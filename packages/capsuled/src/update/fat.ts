@@ -4,7 +4,7 @@
  * are overwritten in place. So no power cut can damage the filesystem that firmware and boot loader must read.
  */
 import { CapsuleError } from "../errors.ts";
-import type { Extent } from "./region.ts";
+import { type Extent, Region } from "./region.ts";
 
 /** Reads bytes of the filesystem. */
 export type ReadAt = (atBytes: number, sizeBytes: number) => Promise<Buffer>;
@@ -43,6 +43,23 @@ export async function locate(read: ReadAt, path: string): Promise<Extent[]> {
     [cluster, sizeBytes] = [entry.cluster, entry.isDirectory ? 0 : entry.sizeBytes];
   }
   return joined(await chainOf(read, geometry, cluster), geometry, sizeBytes);
+}
+
+/**
+ * A file of the filesystem on a partition, as a place of its disk; or the same file where that partition was, or will be, copied
+ * to. Throws CapsuleError as `locate` does.
+ */
+export async function fileIn(partition: Region, path: string, copy = partition): Promise<Region> {
+  const opened = await partition.open("read");
+  try {
+    const extents = await locate((at, size) => opened.read(at, size), path);
+    return new Region(
+      copy.device,
+      extents.flatMap(({ startBytes, sizeBytes }) => copy.parts(startBytes, sizeBytes)),
+    );
+  } finally {
+    await opened.close();
+  }
 }
 
 function geometryOf(boot: Buffer): Geometry {

@@ -1,4 +1,5 @@
 /** A place on a disk with a fixed size: a partition, or the blocks of a file that was laid out beforehand. */
+import { createHash } from "node:crypto";
 import { constants } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { runTool } from "../tool.ts";
@@ -22,6 +23,16 @@ export class Region {
   async open(access: "read" | "write"): Promise<OpenRegion> {
     const flags = access === "read" ? constants.O_RDONLY : constants.O_RDWR;
     return new OpenRegion(await open(this.device, flags), this);
+  }
+
+  /** Opened for this alone. */
+  async read(atBytes: number, sizeBytes: number): Promise<Buffer> {
+    const opened = await this.open("read");
+    try {
+      return await opened.read(atBytes, sizeBytes);
+    } finally {
+      await opened.close();
+    }
   }
 
   /**
@@ -94,6 +105,16 @@ export class OpenRegion {
     return data;
   }
 
+  /** SHA-256 of its first bytes, in hex. Yields the bytes of each step. */
+  async *digest(sizeBytes: number): AsyncGenerator<number, string> {
+    const hash = createHash("sha256");
+    for (const { at, size } of stepsOf(0, sizeBytes)) {
+      hash.update(await this.read(at, size));
+      yield size;
+    }
+    return hash.digest("hex");
+  }
+
   /** Everything that was written is on the disk when this resolves. */
   async sync(): Promise<void> {
     await this.#file.datasync();
@@ -102,4 +123,14 @@ export class OpenRegion {
   async close(): Promise<void> {
     await this.#file.close();
   }
+}
+
+export const stepBytes = 1024 * 1024;
+
+/** The parts in which much is read or copied. */
+export function* stepsOf(
+  fromBytes: number,
+  toBytes: number,
+): Generator<{ readonly at: number; readonly size: number }> {
+  for (let at = fromBytes; at < toBytes; at += stepBytes) yield { at, size: Math.min(stepBytes, toBytes - at) };
 }

@@ -3,12 +3,7 @@ import { sectorBytes } from "../../../../image/disk/layout.ts";
 import { Region } from "./region.ts";
 
 export async function readSector(path: string, atBytes: number): Promise<Buffer> {
-  const opened = await regionAt(path, atBytes).open("read");
-  try {
-    return await opened.read(0, sectorBytes);
-  } finally {
-    await opened.close();
-  }
+  return await regionAt(path, atBytes).read(0, sectorBytes);
 }
 
 /** Changed in place, and durable. */

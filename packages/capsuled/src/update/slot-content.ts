@@ -1,14 +1,11 @@
 /** What is in the places of a slot, against what a manifest says of it. */
-import { createHash } from "node:crypto";
 import { BundleError, type BundleFile, type MemberName } from "@capsule/api/update-bundle.ts";
-import type { Region } from "./region.ts";
+import { type Region, stepBytes, stepsOf } from "./region.ts";
 
 export type SlotRegions = Readonly<Record<MemberName, Region>>;
 
 /** The boot loader reads their places whole: nothing of an earlier file may be behind them. */
 export const filledUp: ReadonlySet<MemberName> = new Set(["vmlinuz", "initrd"]);
-
-const stepBytes = 1024 * 1024;
 
 /** The message says which file has what instead. */
 export class OtherContent extends Error {
@@ -21,20 +18,16 @@ export async function* checkContent(files: readonly BundleFile[], regions: SlotR
   for (const { name, sizeBytes, sha256 } of files) {
     await regions[name].forgetCached();
     const region = await regions[name].open("read");
-    const hash = createHash("sha256");
+    let digest: string;
     try {
-      for (const { at, size } of stepsOf(0, sizeBytes)) {
-        hash.update(await region.read(at, size));
-        yield size;
-      }
+      digest = yield* region.digest(sizeBytes);
       for (const { at, size } of stepsOf(sizeBytes, filledUp.has(name) ? regions[name].sizeBytes : sizeBytes))
         if (!(await region.read(at, size)).equals(zeros.subarray(0, size)))
           throw new OtherContent(`behind ${name} there is something else than zeros`);
     } finally {
       await region.close();
     }
-    if (hash.digest("hex") !== sha256)
-      throw new OtherContent(`${name} has another content than its signed manifest says`);
+    if (digest !== sha256) throw new OtherContent(`${name} has another content than its signed manifest says`);
   }
 }
 
@@ -47,8 +40,4 @@ export async function readBack(files: readonly BundleFile[], regions: SlotRegion
     const message = `the disk gives something else back than was written to it, so it is failing: ${error.message}`;
     throw new BundleError("BUNDLE_DAMAGED", message);
   }
-}
-
-function* stepsOf(from: number, to: number): Generator<{ readonly at: number; readonly size: number }> {
-  for (let at = from; at < to; at += stepBytes) yield { at, size: Math.min(stepBytes, to - at) };
 }

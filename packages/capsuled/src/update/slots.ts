@@ -3,7 +3,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { CapsuleError } from "../errors.ts";
 import { BootEnvironment, type SlotName } from "./boot-choice.ts";
-import { locate } from "./fat.ts";
+import { fileIn } from "./fat.ts";
 import { Region } from "./region.ts";
 import type { SlotRegions } from "./slot-content.ts";
 
@@ -51,26 +51,23 @@ export async function slotDisk({
   readonly bootPartition: Region;
   readonly partitionOf: (slot: SlotName) => Promise<Region>;
 }): Promise<SlotDisk> {
-  const fileOf = async (path: string): Promise<Region> => {
-    const opened = await bootPartition.open("read");
-    try {
-      return new Region(bootPartition.device, await locate((at, size) => opened.read(at, size), path));
-    } finally {
-      await opened.close();
-    }
-  };
   return {
     running,
     isTrial,
-    boot: new BootEnvironment(await fileOf("/capsule/grubenv")),
+    boot: new BootEnvironment(await fileIn(bootPartition, "/capsule/grubenv")),
     regionsOf: async (slot) => {
       if (slot === running) throw new Error(`slot ${slot} runs: nothing writes to it`);
-      return {
-        vmlinuz: await fileOf(`/capsule/${slot}/vmlinuz`),
-        initrd: await fileOf(`/capsule/${slot}/initrd`),
-        "root.squashfs": await partitionOf(slot),
-      };
+      return await slotRegions(bootPartition, slot, await partitionOf(slot));
     },
+  };
+}
+
+/** The places of a slot's members. */
+export async function slotRegions(bootPartition: Region, slot: SlotName, root: Region): Promise<SlotRegions> {
+  return {
+    vmlinuz: await fileIn(bootPartition, `/capsule/${slot}/vmlinuz`),
+    initrd: await fileIn(bootPartition, `/capsule/${slot}/initrd`),
+    "root.squashfs": root,
   };
 }
 
